@@ -25,7 +25,7 @@ def train(model: nn.Module, split: Split, recipe: Recipe) -> None:
     """Train `model` in place on `split`. The result is the last epoch: nothing is chosen on the test set."""
     torch.manual_seed(recipe.seed)
     images, labels = to_tensors(split)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
     steps = len(images) // recipe.batch_size
     optimizer = _optimizer(model, recipe)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -48,7 +48,7 @@ def train(model: nn.Module, split: Split, recipe: Recipe) -> None:
             total += loss.item()
         seconds = time.monotonic() - started
         _log.info("epoch %d/%d loss %.4f (%.0f s)", epoch + 1, recipe.epochs, total / steps, seconds)
-    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    model.to(memory_format=torch.contiguous_format)
     model.eval()
 
 
