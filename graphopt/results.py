@@ -53,7 +53,14 @@ class PassResult:
 
 @dataclass(frozen=True)
 class OutputComparison:
-    """How far one output is from the original's. Errors are absolute; ``sqnr_db`` is inf when they are equal."""
+    """How far one output is from the original's, over all samples.
+
+    Errors are absolute; ``relative_to_range`` is the largest error over the original's value range, and
+    ``sqnr_db`` the signal-to-error ratio (inf when equal). NaN stands where a figure does not apply: strings,
+    empty outputs, sequences (``note`` says why). ``equal_share`` is the share of equal elements, for types that
+    are not float. ``new_non_finite`` counts elements that are NaN or Inf only in the second model,
+    ``shape_mismatches`` the runs whose shapes differ.
+    """
 
     name: str
     dtype: str
@@ -65,32 +72,180 @@ class OutputComparison:
     top1_agreement: float | None = None
     equal_share: float | None = None
     note: str = ""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two models run on the same data. ``finite`` is about the second one."""
-
-    outputs: tuple[OutputComparison, ...]
-    samples: int
-    finite: bool
-    synthetic: bool
-    accuracy_before: float | None = None
-    accuracy_after: float | None = None
+    elements: int = 0
+    new_non_finite: int = 0
+    shape_mismatches: int = 0
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A metric before and after, with the paired difference and its 95 % interval."""
+    """A metric before and after, with the paired difference (after - before) and its 95 % interval.
+
+    ``low`` and ``high`` are None when the metric gives no values per sample; ``method`` names the interval.
+    """
 
     metric: str
     before: float
     after: float
     difference: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     samples: int
     higher_is_better: bool = True
+    method: str = ""
+    details_before: Mapping[str, float] = field(default_factory=dict)
+    details_after: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def drop(self) -> float:
+        """How much worse the metric became, in its own unit; negative when it improved."""
+        return -self.difference if self.higher_is_better else self.difference
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models run on the same data. ``finite``: the second one made no NaN or Inf that the first did not."""
+
+    outputs: tuple[OutputComparison, ...]
+    samples: int
+    finite: bool
+    synthetic: bool
+    accuracy: Accuracy | None = None
+
+    @property
+    def worst(self) -> float:
+        """Largest error relative to range over all outputs; inf for other shapes or new non-finite values."""
+        values = [0.0]
+        for output in self.outputs:
+            if output.new_non_finite or output.shape_mismatches:
+                values.append(math.inf)
+            elif output.equal_share is not None:
+                values.append(1.0 - output.equal_share)
+            elif not math.isnan(output.relative_to_range):
+                values.append(output.relative_to_range)
+        return max(values)
+
+
+@dataclass(frozen=True)
+class CpuInfo:
+    """The processor that figures were taken on. ``vnni`` is None where it cannot be told."""
+
+    model: str
+    machine: str
+    logical_cores: int
+    usable_cores: int
+    vnni: bool | None
+    features: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether an execution provider really runs here. ``evidence`` says what was tried, ``reason`` why not."""
+
+    provider: str
+    usable: bool
+    reason: str = ""
+    evidence: str = ""
+
+
+@dataclass(frozen=True)
+class NodeAssignment:
+    """The execution provider that a node of the model was given to, before fusion."""
+
+    provider: str
+    name: str
+    op: str
+    domain: str
+
+
+@dataclass(frozen=True)
+class NodeTime:
+    """Time of one node of the optimized graph a run, in microseconds: the median over runs and its share of all.
+
+    ``name`` is the runtime's (fused nodes have new names); shapes are text such as ``float[1,3,8,8]``.
+    """
+
+    name: str
+    op: str
+    provider: str
+    microseconds: float
+    share: float
+    calls: int
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A ratio of times (reference / this; above 1 is faster) with its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+Verdict: TypeAlias = Literal["reference", "faster", "slower", "noise"]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Latency of one model, in milliseconds a run.
+
+    ``p50``, ``p90`` and ``p99`` are over single calls, ``wall_ms`` and ``cpu_ms`` medians over rounds, ``spread_ms``
+    the interquartile range of rounds. CPU time is of the calling thread, or of the process with more threads.
+    """
+
+    name: str
+    wall_ms: float
+    cpu_ms: float
+    spread_ms: float
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    calls: int
+    rounds: int
+    rows: int
+    providers: tuple[str, ...]
+    verdict: Verdict
+    speedup: Ratio | None = None
+    cpu_speedup: Ratio | None = None
+
+    @property
+    def throughput(self) -> float:
+        """Samples a second."""
+        return self.rows * 1000.0 / self.wall_ms
+
+
+@dataclass(frozen=True)
+class TimingReport:
+    """Models timed in turns. The first one is the reference of every ratio."""
+
+    timings: tuple[Timing, ...]
+    provider: str
+    threads: int
+    cpu: CpuInfo
+    confirmed: bool
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Cost of one fresh process that loads a model and runs it once.
+
+    ``load_ms`` is session creation, ``first_run_ms`` the first run. ``peak_bytes`` is the process's peak resident
+    memory, ``baseline_bytes`` what it was before the model was loaded; both None where the system does not tell.
+    """
+
+    load_ms: float
+    first_run_ms: float
+    peak_bytes: int | None
+    baseline_bytes: int | None
+
+    @property
+    def model_bytes(self) -> int | None:
+        """Peak memory above the baseline."""
+        if self.peak_bytes is None or self.baseline_bytes is None:
+            return None
+        return max(self.peak_bytes - self.baseline_bytes, 0)
 
 
 def as_json(value: Any) -> Any:
