@@ -54,9 +54,7 @@ class Graph(gs.Graph):  # type: ignore[misc]
         self.quantization_annotation = []
         self._ids: Iterator[int] = itertools.count()
         self._names: dict[str, int] | None = None
-        super().__init__(
-            nodes, inputs, outputs, name=name, doc_string=doc_string, opset=opset, ir_version=ir_version
-        )
+        super().__init__(nodes, inputs, outputs, name=name, doc_string=doc_string, opset=opset, ir_version=ir_version)
 
     def __getattr__(self, name: str) -> Any:
         registered = gs.Graph.GLOBAL_FUNC_MAP.get(name)
@@ -72,7 +70,7 @@ class Graph(gs.Graph):  # type: ignore[misc]
     @property
     def opset(self) -> int:
         """Version of the ``ai.onnx`` operators. Setting it changes what is exported."""
-        return self.opsets[""]
+        return self.opsets.get("", 1)
 
     @opset.setter
     def opset(self, version: int | None) -> None:
@@ -143,9 +141,7 @@ class Graph(gs.Graph):  # type: ignore[misc]
         names[candidate] = 0
         return candidate
 
-    def new_variable(
-        self, hint: str, dtype: np.dtype[Any] | None = None, shape: Shape | None = None
-    ) -> Variable:
+    def new_variable(self, hint: str, dtype: np.dtype[Any] | None = None, shape: Shape | None = None) -> Variable:
         """A new tensor with a unique name."""
         variable = Variable(self.unique_name(hint), dtype, shape)
         variable.id = next(self._ids)
@@ -175,9 +171,7 @@ class Graph(gs.Graph):  # type: ignore[misc]
         """
         label = self.unique_name(name or op)
         made = (
-            [self.new_variable(f"{label}_out") for _ in range(outputs)]
-            if isinstance(outputs, int)
-            else list(outputs)
+            [self.new_variable(f"{label}_out") for _ in range(outputs)] if isinstance(outputs, int) else list(outputs)
         )
         node = Node(op, label, dict(attrs or {}), [empty() if t is None else t for t in inputs], made, domain)
         node.id = next(self._ids)
@@ -232,9 +226,7 @@ class Graph(gs.Graph):  # type: ignore[misc]
                 graph._replace_output(old, new)
 
     def _replace_output(self, old: Tensor, new: Tensor) -> None:
-        produced = (
-            isinstance(new, Variable) and bool(new.inputs) and any(n is new.inputs[0] for n in self.nodes)
-        )
+        produced = isinstance(new, Variable) and bool(new.inputs) and any(n is new.inputs[0] for n in self.nodes)
         if produced and isinstance(old, Variable) and not any(t is new for t in self.outputs):
             assert isinstance(new, Variable)
             new.name, old.name = old.name, self.unique_name(f"{old.name}_replaced")
@@ -342,14 +334,11 @@ class Graph(gs.Graph):  # type: ignore[misc]
         self.sort()
         return self
 
-    def layer(
-        self, inputs: Sequence[Any] = (), outputs: Sequence[Any] = (), *, op: str, **kwargs: Any
-    ) -> list[Tensor]:
+    def layer(self, inputs: Sequence[Any] = (), outputs: Sequence[Any] = (), *, op: str, **kwargs: Any) -> list[Tensor]:
         """Add a node as graphsurgeon's ``layer`` does: arrays become constants, strings become tensor names."""
         made = [self.new_variable(t) if isinstance(t, str) else t for t in outputs]
         read = [
-            self.new_constant(op, np.asarray(t)) if isinstance(t, (np.ndarray, list, int, float)) else t
-            for t in inputs
+            self.new_constant(op, np.asarray(t)) if isinstance(t, (np.ndarray, list, int, float)) else t for t in inputs
         ]
         return self.add_node(
             op, read, made, kwargs.get("attrs"), kwargs.get("name"), kwargs.get("domain") or ""

@@ -14,6 +14,7 @@ from graphopt.errors import InvalidModelError, UsageError
 from graphopt.graph import Graph, Opsets
 from graphopt.serde import reader, writer
 from graphopt.serde.exporter import GraphExporter, Weights, write_props
+from graphopt.serde.importer import GraphImporter, props, require_text
 from graphopt.storage import FileRegion
 
 Source: TypeAlias = "str | Path | bytes | onnx.ModelProto"
@@ -104,14 +105,10 @@ class Model:
     def _export(self) -> tuple[onnx.ModelProto, Weights]:
         self.graph.adopt()
         weights = Weights(writer.new_marker())
-        proto = onnx.ModelProto(
-            ir_version=self.ir_version,
-            producer_name=self.producer_name,
-            producer_version=self.producer_version,
-            domain=self.domain,
-            model_version=self.model_version,
-            doc_string=self.doc_string,
-        )
+        proto = onnx.ModelProto(ir_version=self.ir_version)
+        for name in ("producer_name", "producer_version", "domain", "model_version", "doc_string"):
+            if value := getattr(self, name):
+                setattr(proto, name, value)
         for domain, version in self.opsets.items():
             proto.opset_import.add(domain=domain, version=version)
         proto.graph.CopyFrom(GraphExporter(weights).write(self.graph))
@@ -170,11 +167,10 @@ def _parse(content: reader.Content, path: Path | None) -> Model:
 
 
 def _assemble(proto: onnx.ModelProto, store: reader.Store, path: Path | None, external: bool) -> Model:
-    from graphopt.serde.importer import GraphImporter
-
+    for message in proto.opset_import:
+        require_text(message, "an opset import", "domain")
+    require_text(proto, "the model", "producer_name", "producer_version", "domain", "doc_string")
     opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in proto.opset_import}
-    if "" not in opsets:
-        opsets[""] = 1
     graph = GraphImporter(opsets, proto.ir_version, store).read(proto.graph)
     graph.sort()
     return Model(
@@ -185,7 +181,7 @@ def _assemble(proto: onnx.ModelProto, store: reader.Store, path: Path | None, ex
         domain=proto.domain,
         model_version=proto.model_version,
         doc_string=proto.doc_string,
-        metadata_props={p.key: p.value for p in proto.metadata_props},
+        metadata_props=props(proto.metadata_props),
         functions=list(proto.functions),
         training_info=list(proto.training_info),
         path=path,

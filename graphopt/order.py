@@ -20,9 +20,7 @@ def sorted_nodes(graph: Graph) -> list[Node]:
         InvalidModelError: the nodes form a cycle; the message names some of its nodes.
     """
     position = {id(n): i for i, n in enumerate(graph.nodes)}
-    sources = [
-        {position[id(p)] for t in captured(n) for p in t.inputs if id(p) in position} for n in graph.nodes
-    ]
+    sources = [{position[id(p)] for t in captured(n) for p in t.inputs if id(p) in position} for n in graph.nodes]
     if all(max(before, default=-1) < i for i, before in enumerate(sources)):
         return graph.nodes
     users: list[list[int]] = [[] for _ in graph.nodes]

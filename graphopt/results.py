@@ -58,8 +58,9 @@ class OutputComparison:
     Errors are absolute; ``relative_to_range`` is the largest error over the original's value range, and
     ``sqnr_db`` the signal-to-error ratio (inf when equal). NaN stands where a figure does not apply: strings,
     empty outputs, sequences (``note`` says why). ``equal_share`` is the share of equal elements, for types that
-    are not float. ``new_non_finite`` counts elements that are NaN or Inf only in the second model,
-    ``shape_mismatches`` the runs whose shapes differ.
+    are not float. ``new_non_finite`` counts elements that are NaN or Inf in the second model but not
+    alike in the original, ``lost_non_finite`` those that are only so in the original, ``shape_mismatches`` the
+    runs whose shapes differ.
     """
 
     name: str
@@ -74,6 +75,7 @@ class OutputComparison:
     note: str = ""
     elements: int = 0
     new_non_finite: int = 0
+    lost_non_finite: int = 0
     shape_mismatches: int = 0
 
 
@@ -117,7 +119,7 @@ class Comparison:
         """Largest error relative to range over all outputs; inf for other shapes or new non-finite values."""
         values = [0.0]
         for output in self.outputs:
-            if output.new_non_finite or output.shape_mismatches:
+            if output.new_non_finite or output.lost_non_finite or output.shape_mismatches:
                 values.append(math.inf)
             elif output.equal_share is not None:
                 values.append(1.0 - output.equal_share)
@@ -193,6 +195,7 @@ class Timing:
 
     ``p50``, ``p90`` and ``p99`` are over single calls, ``wall_ms`` and ``cpu_ms`` medians over rounds, ``spread_ms``
     the interquartile range of rounds. CPU time is of the calling thread, or of the process with more threads.
+    ``throughput`` is samples a second (``rows`` a run).
     """
 
     name: str
@@ -205,15 +208,11 @@ class Timing:
     calls: int
     rounds: int
     rows: int
+    throughput: float
     providers: tuple[str, ...]
     verdict: Verdict
     speedup: Ratio | None = None
     cpu_speedup: Ratio | None = None
-
-    @property
-    def throughput(self) -> float:
-        """Samples a second."""
-        return self.rows * 1000.0 / self.wall_ms
 
 
 @dataclass(frozen=True)

@@ -167,6 +167,4 @@ def tensor_bytes(proto: TensorProto) -> int:
     try:
         return count * int(onnx.helper.tensor_dtype_to_np_dtype(proto.data_type).itemsize)
     except (KeyError, TypeError, ValueError) as error:
-        raise InvalidModelError(
-            f"tensor {proto.name!r} has the unknown data type {proto.data_type}"
-        ) from error
+        raise InvalidModelError(f"tensor {proto.name!r} has the unknown data type {proto.data_type}") from error

@@ -140,9 +140,7 @@ def value_info(tensor: Tensor) -> onnx.ValueInfoProto:
         info.type.tensor_type.ClearField("shape")
     if tensor.shape is not None:
         _write_shape(info.type.tensor_type, list(tensor.shape))
-        for dim, denotation in zip(
-            info.type.tensor_type.shape.dim, getattr(tensor, "denotations", ()), strict=False
-        ):
+        for dim, denotation in zip(info.type.tensor_type.shape.dim, getattr(tensor, "denotations", ()), strict=False):
             dim.denotation = denotation
     return info
 
@@ -203,7 +201,7 @@ def _declared_type(node: Node, name: str) -> int | None:
     if not onnx.defs.has(node.op, node.domain or ""):
         return None
     declared = onnx.defs.get_schema(node.op, node.domain or "").attributes.get(name)
-    return None if declared is None else int(AttributeProto.AttributeType.Value(declared.type.name))
+    return None if declared is None else int(AttributeProto.AttributeType.Value(str(declared.type).rpartition(".")[2]))
 
 
 def _plain_attribute(node: Node, name: str, value: Any) -> AttributeProto:

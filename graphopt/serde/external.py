@@ -55,9 +55,7 @@ def _contained(name: str, location: str, base: Path) -> Path:
     for part in pure.parts:
         path = path / part
         if path.is_symlink():
-            raise InvalidModelError(
-                f"tensor {name!r} keeps its data in {location!r}, which is a symbolic link"
-            )
+            raise InvalidModelError(f"tensor {name!r} keeps its data in {location!r}, which is a symbolic link")
     try:
         info = os.lstat(path)
     except OSError as error:
@@ -65,15 +63,11 @@ def _contained(name: str, location: str, base: Path) -> Path:
     if not stat.S_ISREG(info.st_mode):
         raise InvalidModelError(f"tensor {name!r}: external data {str(path)!r} is not a plain file")
     if info.st_nlink > 1:
-        raise InvalidModelError(
-            f"tensor {name!r}: external data file {str(path)!r} has hard links; copy it first"
-        )
+        raise InvalidModelError(f"tensor {name!r}: external data file {str(path)!r} has hard links; copy it first")
     return path
 
 
 def _number(name: str, key: str, text: str) -> int:
     if not text.isdecimal():
-        raise InvalidModelError(
-            f"tensor {name!r} has the external data {key} {text!r}; it must be a number >= 0"
-        )
+        raise InvalidModelError(f"tensor {name!r} has the external data {key} {text!r}; it must be a number >= 0")
     return int(text)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 import onnx
+from google.protobuf.message import Message  # type: ignore[import-untyped]
 from onnx import AttributeProto, TensorProto
 
 from graphopt.errors import InvalidModelError, UnsupportedError
@@ -44,10 +45,11 @@ class GraphImporter:
             UnsupportedError: an attribute is a list of graphs.
         """
         scope: _Scope = {}
+        require_text(proto, "the graph", "name", "doc_string")
         graph = Graph(name=proto.name, doc_string=proto.doc_string, ir_version=self._ir_version)
         graph.opsets = self._opsets
         graph.share_names(self._names, self._ids)
-        graph.metadata_props = _props(proto.metadata_props)
+        graph.metadata_props = props(proto.metadata_props)
         graph.quantization_annotation = list(proto.quantization_annotation)
         self._declare(proto, scope, graph)
         scopes = (*outer, scope)
@@ -81,9 +83,7 @@ class GraphImporter:
         _fill(variable, info)
         if isinstance(known, Constant):
             if not isinstance(known.stored, StoredTensor):
-                raise UnsupportedError(
-                    f"graph input {info.name!r} has a sparse default value; make it dense first"
-                )
+                raise UnsupportedError(f"graph input {info.name!r} has a sparse default value; make it dense first")
             variable.default = known.stored
             graph.initializers.remove(known)
             scope[info.name] = variable
@@ -99,6 +99,8 @@ class GraphImporter:
         return tensor
 
     def _add(self, scope: _Scope, tensor: Tensor, what: str) -> None:
+        if not isinstance(tensor.name, str):
+            raise InvalidModelError(f"{what} has a name that is not UTF-8 text")
         if tensor.name in scope:
             raise InvalidModelError(f"{what} reuses a name: two values are called {tensor.name!r}")
         tensor.id = next(self._ids)
@@ -115,6 +117,7 @@ class GraphImporter:
 
     def _node(self, proto: onnx.NodeProto, scopes: tuple[_Scope, ...]) -> Node:
         where = f"node {proto.name or proto.op_type!r} ({proto.op_type})"
+        require_text(proto, where, "op_type", "domain", "name", "doc_string", "overload")
         inputs = [_lookup(name, scopes, where) if name else empty() for name in proto.input]
         outputs = [scopes[-1][name] if name else empty() for name in proto.output]
         attrs = {a.name: self._attribute(a, scopes, where) for a in proto.attribute}
@@ -128,10 +131,11 @@ class GraphImporter:
         if proto.overload:
             node.overload = proto.overload
         if proto.metadata_props:
-            node.metadata_props = _props(proto.metadata_props)
+            node.metadata_props = props(proto.metadata_props)
         return node
 
     def _attribute(self, proto: AttributeProto, scopes: tuple[_Scope, ...], where: str) -> Any:
+        require_text(proto, where, "name", "doc_string")
         if proto.type in _RAW or proto.ref_attr_name or proto.doc_string:
             return RawAttribute(proto)
         match proto.type:
@@ -173,10 +177,11 @@ def _describe(infos: Iterable[onnx.ValueInfoProto], scope: _Scope) -> None:
 
 
 def _fill(variable: Variable, info: onnx.ValueInfoProto) -> None:
+    require_text(info, f"value {variable.name!r}", "doc_string")
     if info.doc_string:
         variable.doc_string = info.doc_string
     if info.metadata_props:
-        variable.metadata_props = _props(info.metadata_props)
+        variable.metadata_props = props(info.metadata_props)
     kind = info.type.WhichOneof("value")
     if kind == "tensor_type":
         tensor = info.type.tensor_type
@@ -194,6 +199,8 @@ def _fill(variable: Variable, info: onnx.ValueInfoProto) -> None:
 
 def read_shape(proto: onnx.TensorShapeProto) -> Shape:
     """Extents of a shape proto: int, symbolic name, or None where nothing is said."""
+    if not all(isinstance(d.dim_param, str) for d in proto.dim):
+        raise InvalidModelError(f"a symbolic extent is not UTF-8 text: {proto}")
     return [d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in proto.dim]
 
 
@@ -204,5 +211,20 @@ def _text(data: bytes) -> str | bytes:
         return data
 
 
-def _props(entries: Iterable[onnx.StringStringEntryProto]) -> dict[str, str]:
-    return {e.key: e.value for e in entries}
+def props(entries: Iterable[onnx.StringStringEntryProto]) -> dict[str, str]:
+    """String pairs as a dict."""
+    pairs = list(entries)
+    for entry in pairs:
+        require_text(entry, "metadata", "key", "value")
+    return {e.key: e.value for e in pairs}
+
+
+def require_text(proto: Message, what: str, *fields: str) -> None:
+    """Raise when a string field of a message does not hold UTF-8 text (protobuf then gives bytes).
+
+    Raises:
+        InvalidModelError: names the field.
+    """
+    for name in fields:
+        if isinstance(getattr(proto, name), bytes):
+            raise InvalidModelError(f"{what} has a {name} that is not UTF-8 text: {getattr(proto, name)!r}")

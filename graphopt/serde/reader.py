@@ -145,6 +145,4 @@ def _check_inline(tensor: TensorProto) -> None:
     name, per_value = _PER_VALUE.get(tensor.data_type, ("int32_data", 1))
     held = len(getattr(tensor, name))
     if held != count * per_value:
-        raise InvalidModelError(
-            f"tensor {tensor.name!r} declares {list(tensor.dims)}, but holds {held} values"
-        )
+        raise InvalidModelError(f"tensor {tensor.name!r} declares {list(tensor.dims)}, but holds {held} values")

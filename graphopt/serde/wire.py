@@ -163,9 +163,7 @@ def _fields(data: memoryview, start: int, end: int) -> Iterator[tuple[int, int, 
         else:
             raise InvalidModelError(f"not an ONNX model: wire type {wire} at byte {tag_at}")
         if at > end or tag >> 3 == 0:
-            raise InvalidModelError(
-                f"not an ONNX model, or truncated: the field at byte {tag_at} ends past the data"
-            )
+            raise InvalidModelError(f"not an ONNX model, or truncated: the field at byte {tag_at} ends past the data")
         yield tag >> 3, tag_at, value_at, at
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,9 +36,7 @@ def serialize(proto: onnx.ModelProto, weights: Weights) -> bytes:
     """
     pieces, size = _pieces(proto, weights)
     if size >= PROTOBUF_LIMIT:
-        raise UsageError(
-            f"the model takes {size:,} bytes, more than one protobuf message can hold; save it external"
-        )
+        raise UsageError(f"the model takes {size:,} bytes, more than one protobuf message can hold; save it external")
     return b"".join(chunk for piece in pieces for chunk in _chunks(piece, weights))
 
 
@@ -99,6 +98,7 @@ def _save_external(proto: onnx.ModelProto, weights: Weights, target: Path) -> No
             for chunk in _source_chunks(source):
                 handle.write(chunk)
                 at += len(chunk)
+    stale = _own_data_files(target) - {data_name} if target.exists() else set()
     for tensor in _tensors(proto.graph):
         if tensor.data_location == TensorProto.EXTERNAL:
             index = int(tensor.external_data[-1].value)
@@ -108,6 +108,14 @@ def _save_external(proto: onnx.ModelProto, weights: Weights, target: Path) -> No
             tensor.external_data.add(key="length", value=str(weights.lengths()[index]))
     with _appears(target) as handle:
         handle.write(proto.SerializeToString(deterministic=True))
+    for name in stale:
+        (target.parent / name).unlink(missing_ok=True)
+
+
+def _own_data_files(target: Path) -> set[str]:
+    """Data files that an earlier save to ``target`` left beside it."""
+    pattern = re.compile(re.escape(target.stem) + r"\.[0-9a-f]{12}\.data")
+    return {p.name for p in target.parent.iterdir() if pattern.fullmatch(p.name)}
 
 
 @contextlib.contextmanager
