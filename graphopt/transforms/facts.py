@@ -1,0 +1,275 @@
+"""What is known of every tensor before the model runs: element type, symbolic shape, symbolic value.
+
+One sweep over the model in topological order. An operator with a row in ``fact_rows`` is interpreted over symbolic
+extents; any other goes through ONNX's own shape inference, node by node. Declared types fill what stays unknown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+from onnx.shape_inference import InferenceError, infer_node_outputs
+
+from graphopt.graph import Graph, subgraphs
+from graphopt.ir import Array, Constant, Node, Tensor, Variable, constant_value, is_constant
+from graphopt.serde.exporter import GraphExporter, Weights, element_type
+from graphopt.transforms.symbols import MAYBE_EMPTY, UNKNOWN, Expr, Extent, symbol
+
+SymShape: TypeAlias = tuple[Extent, ...]
+
+MAX_VALUES = 1024
+INTEGER_TYPES = frozenset(
+    {
+        TensorProto.INT64,
+        TensorProto.INT32,
+        TensorProto.BOOL,
+        TensorProto.INT16,
+        TensorProto.INT8,
+        TensorProto.UINT8,
+        TensorProto.UINT16,
+        TensorProto.UINT32,
+        TensorProto.UINT64,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """Element type (TensorProto enum), shape, and value: an object array of extents for small integer tensors."""
+
+    dtype: int | None = None
+    shape: SymShape | None = None
+    value: Array | None = None
+
+    @property
+    def static(self) -> tuple[int, ...] | None:
+        """The shape when every extent is a number."""
+        if self.shape is None or not all(isinstance(d, int) for d in self.shape):
+            return None
+        return self.shape  # type: ignore[return-value]
+
+    @property
+    def rank(self) -> int | None:
+        """Number of dimensions."""
+        return None if self.shape is None else len(self.shape)
+
+    @property
+    def nbytes(self) -> int | None:
+        """Bytes of the tensor, when its shape is static."""
+        static = self.static
+        if static is None or self.dtype is None or self.dtype == TensorProto.STRING:
+            return None
+        return math.prod(static) * np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self.dtype)).itemsize
+
+    def numbers(self) -> Array | None:
+        """The value as an object array when all of it is known."""
+        if self.value is None or any(isinstance(v, Expr) for v in self.value.flat):
+            return None
+        return self.value
+
+
+NOTHING = Fact()
+Row: TypeAlias = "Callable[[Node, Interpreter], Sequence[Fact]]"
+
+
+class Interpreter:
+    """Holds the facts of a model. ``facts[tensor]`` is there for every tensor after ``run``."""
+
+    def __init__(self, root: Graph, rows: Mapping[str, Row]) -> None:
+        self._root = root
+        self._rows = rows
+        self.facts: dict[Tensor, Fact] = {}
+        self._fresh = 0
+        self._names: dict[str, Extent] = {}
+        self._exporter = GraphExporter(Weights("facts"))
+        self._imports = [onnx.helper.make_opsetid(d, v) for d, v in root.opsets.items()]
+
+    @property
+    def opset(self) -> int:
+        """The ``ai.onnx`` version."""
+        return self._root.opset
+
+    def run(self) -> None:
+        """Interpret the whole model. The graph must be sorted."""
+        self._enter(self._root)
+
+    def fact(self, tensor: Tensor) -> Fact:
+        """What is known of a tensor; nothing for an omitted one."""
+        if tensor.is_empty():
+            return NOTHING
+        found = self.facts.get(tensor)
+        if found is None:
+            found = self._constant(tensor) if isinstance(tensor, Constant) else self._declared(tensor)
+            self.facts[tensor] = found
+        return found
+
+    def input(self, node: Node, index: int) -> Fact:
+        """What is known of an input; nothing when it is omitted."""
+        return self.fact(node.inputs[index]) if index < len(node.inputs) else NOTHING
+
+    def array(self, node: Node, index: int) -> Array | None:
+        """A known integer input, as int64."""
+        numbers = self.input(node, index).numbers()
+        return None if numbers is None else numbers.astype(np.int64)
+
+    def fresh_extent(self) -> Extent:
+        """An extent that nothing is known of."""
+        self._fresh += 1
+        return symbol(f"{MAYBE_EMPTY}{self._fresh}")
+
+    def fresh_value(self) -> Extent:
+        """A number that nothing is known of."""
+        self._fresh += 1
+        return symbol(f"{UNKNOWN}{self._fresh}")
+
+    def _enter(self, graph: Graph) -> None:
+        for tensor in graph.inputs:
+            self.fact(tensor)
+        for node in graph.nodes:
+            for sub in subgraphs(node):
+                self._enter(sub)
+            outputs = self._interpret(node)
+            for tensor, fact in zip(node.outputs, outputs, strict=False):
+                if not tensor.is_empty():
+                    self.facts[tensor] = self._completed(tensor, fact)
+
+    def _interpret(self, node: Node) -> Sequence[Fact]:
+        row = None if node.domain else self._rows.get(node.op)
+        if row is not None:
+            found = row(node, self)
+            if found:
+                return found
+        return self.infer(node)
+
+    def infer(self, node: Node) -> Sequence[Fact]:
+        """ONNX's own shape inference for one node."""
+        version = self._root.domain_opset(node.domain)
+        nothing = [NOTHING] * len(node.outputs)
+        if not onnx.defs.has(node.op, version, node.domain or "") or subgraphs(node):
+            return nothing
+        schema = onnx.defs.get_schema(node.op, version, node.domain or "")
+        types: dict[str, onnx.TypeProto] = {}
+        data: dict[str, TensorProto] = {}
+        for tensor in node.inputs:
+            if tensor.is_empty():
+                continue
+            proto = self._type(tensor)
+            if proto is None:
+                return nothing
+            types[tensor.name] = proto
+            known = self._known(tensor)
+            if known is not None:
+                data[tensor.name] = onnx.numpy_helper.from_array(known, tensor.name)
+        proto_node = self._exporter._node(node)
+        try:
+            found = infer_node_outputs(
+                schema, proto_node, types, data, opset_imports=self._imports, ir_version=self._root.ir_version
+            )
+        except InferenceError:
+            return nothing
+        return [self._read(found[t.name]) if t.name in found else NOTHING for t in node.outputs]
+
+    def _known(self, tensor: Tensor) -> Array | None:
+        fact = self.fact(tensor)
+        numbers = fact.numbers()
+        if numbers is not None and fact.dtype is not None:
+            return numbers.astype(onnx.helper.tensor_dtype_to_np_dtype(fact.dtype))
+        if is_constant(tensor) and fact.static is not None and math.prod(fact.static) <= 64:
+            return constant_value(tensor)
+        return None
+
+    def _type(self, tensor: Tensor) -> onnx.TypeProto | None:
+        if isinstance(tensor, Variable) and tensor.type_proto is not None:
+            return tensor.type_proto
+        fact = self.fact(tensor)
+        if fact.dtype is None:
+            return None
+        proto = onnx.TypeProto()
+        proto.tensor_type.elem_type = fact.dtype
+        if fact.shape is not None:
+            proto.tensor_type.shape.SetInParent()
+            for extent in fact.shape:
+                dim = proto.tensor_type.shape.dim.add()
+                if isinstance(extent, int):
+                    dim.dim_value = extent
+                else:
+                    dim.dim_param = str(extent)
+                    self._names[dim.dim_param] = extent
+        return proto
+
+    def _read(self, proto: onnx.TypeProto) -> Fact:
+        if not proto.HasField("tensor_type"):
+            return NOTHING
+        kind = proto.tensor_type
+        if not kind.HasField("shape"):
+            return Fact(kind.elem_type or None)
+        shape: list[Extent] = []
+        for dim in kind.shape.dim:
+            if dim.HasField("dim_value"):
+                shape.append(int(dim.dim_value))
+            else:
+                known = self._names.get(dim.dim_param) if dim.dim_param else None
+                shape.append(self.fresh_extent() if known is None else known)
+        return Fact(kind.elem_type or None, tuple(shape))
+
+    def _constant(self, tensor: Constant) -> Fact:
+        shape = tuple(int(d) for d in tensor.shape)
+        kind = element_type(tensor.dtype)
+        value = None
+        if kind in INTEGER_TYPES and math.prod(shape) <= MAX_VALUES:
+            value = as_extents(tensor.values)
+        return Fact(kind, shape, value)
+
+    def _declared(self, tensor: Tensor) -> Fact:
+        if isinstance(tensor, Variable) and tensor.type_proto is not None:
+            return NOTHING
+        kind = None if tensor.dtype is None else element_type(tensor.dtype)
+        if tensor.shape is None:
+            return Fact(kind)
+        return Fact(kind, tuple(self._declared_extent(d) for d in tensor.shape))
+
+    def _declared_extent(self, extent: int | str | None) -> Extent:
+        if isinstance(extent, str) and extent and extent[0] not in (UNKNOWN, MAYBE_EMPTY):
+            return symbol(extent)
+        if extent is None or isinstance(extent, str) or extent < 0:
+            return self.fresh_extent()
+        return int(extent)
+
+    def _completed(self, tensor: Tensor, fact: Fact) -> Fact:
+        """The fact, with what is unknown taken from the declaration."""
+        if fact.dtype is not None and fact.shape is not None and not any(map(_is_fresh, fact.shape)):
+            return fact
+        declared = self._declared(tensor)
+        kind = fact.dtype if fact.dtype is not None else declared.dtype
+        if fact.shape is None:
+            return Fact(kind, declared.shape)
+        if declared.shape is None or len(declared.shape) != len(fact.shape):
+            return Fact(kind, fact.shape, fact.value)
+        shape = tuple(
+            b if _is_fresh(a) and not _is_fresh(b) else a
+            for a, b in zip(fact.shape, declared.shape, strict=True)
+        )
+        return Fact(kind, shape, fact.value)
+
+
+def as_extents(values: Array) -> Array:
+    """An integer array as an object array of Python ints."""
+    made = np.empty(values.shape, object)
+    made.flat = [int(v) for v in values.reshape(-1).tolist()]
+    return made
+
+
+def attribute(node: Node, name: str, default: Any = None) -> Any:
+    """An attribute, or its default."""
+    value = node.attrs.get(name)
+    return default if value is None else value
+
+
+def _is_fresh(extent: Extent) -> bool:
+    return isinstance(extent, Expr) and str(extent).startswith(MAYBE_EMPTY) and str(extent)[1:].isdigit()
