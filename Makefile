@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types clean wheel
+.PHONY: demo test lint types clean wheel wheel-demo
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -25,7 +25,11 @@ test: $(STAMP) lint types
 	$(BIN)/pytest -n 2
 
 wheel: $(STAMP)
-	$(BIN)/python -m build
+	$(BIN)/python -m build --outdir dist
+
+# The wheel, installed alone into an empty environment and run from another folder.
+wheel-demo: $(STAMP)
+	$(BIN)/python tests/packaging/wheel_demo.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

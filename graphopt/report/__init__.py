@@ -1,0 +1,1 @@
+"""Rendering of results: terminal tables, JSON, one self-contained HTML page."""

@@ -1,0 +1,5 @@
+"""``python -m graphopt``."""
+
+from graphopt.cli.main import main
+
+main()

@@ -1,0 +1,69 @@
+"""Options that several subcommands share, declared once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from graphopt.cli.console import Output
+from graphopt.errors import UsageError
+
+ModelPath: TypeAlias = Annotated[Path, typer.Argument(help="An ONNX file.", show_default=False)]
+DataOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--data", help="Samples: .npz, a folder of .npz or images, or module:callable.", show_default=False),
+]
+EvalDataOption: TypeAlias = Annotated[
+    str | None, typer.Option("--eval-data", help="Samples that score the result.", show_default=False)
+]
+EvalOption: TypeAlias = Annotated[
+    str | None, typer.Option("--eval", help="A metric, module:function.", show_default=False)
+]
+ProviderOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--provider", help="Where to run and time: cpu, cuda, tensorrt, openvino.", show_default="cpu"),
+]
+TargetOption: TypeAlias = Annotated[str, typer.Option("--target", help="What the model is optimized for.")]
+DimOption: TypeAlias = Annotated[
+    list[str] | None, typer.Option("--dim", help="A value for a symbolic extent: NAME=N.", show_default=False)
+]
+BatchOption: TypeAlias = Annotated[int | None, typer.Option("--batch", help="Samples a run.", show_default=False)]
+SamplesOption: TypeAlias = Annotated[
+    int | None, typer.Option("--samples", help="Use only so many samples.", show_default=False)
+]
+ThreadsOption: TypeAlias = Annotated[int, typer.Option("--threads", help="Threads inside one operator.")]
+SeedOption: TypeAlias = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+PreprocessOption: TypeAlias = Annotated[
+    str | None, typer.Option("--preprocess", help="For images: imagenet, or a file.", show_default=False)
+]
+JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
+ForceOption: TypeAlias = Annotated[bool, typer.Option("--force", help="Overwrite the output.")]
+StrictOption: TypeAlias = Annotated[bool, typer.Option("--strict", help="Make warnings errors.")]
+VerboseOption: TypeAlias = Annotated[int, typer.Option("-v", "--verbose", count=True, help="Say more.")]
+QuietOption: TypeAlias = Annotated[bool, typer.Option("-q", "--quiet", help="No progress and messages.")]
+PluginOption: TypeAlias = Annotated[
+    list[str] | None, typer.Option("--plugin", help="A file or module with passes.", show_default=False)
+]
+
+
+def output(json: bool, verbose: int, quiet: bool) -> Output:
+    """The streams that the options ask for."""
+    return Output(as_json=json, verbosity=-1 if quiet else verbose)
+
+
+def parse_dims(texts: Sequence[str] | None) -> dict[str, int]:
+    """``NAME=N`` options as a dict.
+
+    Raises:
+        UsageError: not of that form.
+    """
+    dims: dict[str, int] = {}
+    for text in texts or ():
+        name, equals, number = text.rpartition("=")
+        if not equals or not number.isdecimal() or int(number) < 1 or not name:
+            raise UsageError(f"--dim {text}: it must be NAME=N with a whole number N >= 1")
+        dims[name] = int(number)
+    return dims
