@@ -37,11 +37,7 @@ def load_callable(spec: str, option: str) -> Callable[..., Any]:
     module_name, _, attribute = spec.rpartition(":")
     if not module_name or not attribute:
         raise UsageError(f"{option} {spec}: write module:callable or path.py:callable")
-    module = (
-        _import_file(Path(module_name), option)
-        if module_name.endswith(".py")
-        else _import(module_name, option)
-    )
+    module = _import_file(Path(module_name), option) if module_name.endswith(".py") else _import(module_name, option)
     value: Any = module
     for part in attribute.split("."):
         if not hasattr(value, part):
@@ -165,9 +161,7 @@ def load_feeds(spec: str, interface: Interface) -> FeedStream:
 def _call(function: Callable[..., Any], interface: Interface, spec: str) -> FeedSource:
     result = function(interface)
     if isinstance(result, Mapping) or not isinstance(result, Iterable):
-        raise DataError(
-            f"--data {spec} gave {type(result).__name__}; it must give a re-iterable of feeds (dicts)"
-        )
+        raise DataError(f"--data {spec} gave {type(result).__name__}; it must give a re-iterable of feeds (dicts)")
     return result
 
 
@@ -192,7 +186,7 @@ def _import(name: str, option: str) -> Any:
                 f"{option}: there is no module {name!r} on the Python path; give path.py:callable"
             ) from error
         raise UsageError(f"{option}: importing {name!r} failed: {error}") from error
-    except Exception as error:
+    except Exception as error:  # the user's module may raise anything
         raise UsageError(f"{option}: importing {name!r} failed: {type(error).__name__}: {error}") from error
 
 
@@ -207,6 +201,6 @@ def _import_file(path: Path, option: str) -> Any:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except Exception as error:  # the user's file may raise anything
         raise UsageError(f"{option}: importing {path} failed: {type(error).__name__}: {error}") from error
     return module

@@ -30,17 +30,14 @@ def check_names(names: Iterable[str], interface: Interface, where: str) -> None:
     if missing:
         wanted = ", ".join(info.describe() for info in interface.required)
         raise DataError(
-            f"{where} has no array for input {missing[0]!r}{nearest_name(missing[0], given)}. "
-            f"The model takes {wanted}"
+            f"{where} has no array for input {missing[0]!r}{nearest_name(missing[0], given)}. The model takes {wanted}"
         )
     for name in sorted(given):
         if name not in known:
             raise DataError(f"{where}: array {name!r} is no input of the model{nearest_name(name, known)}")
     for info in interface.inputs:
         if info.name in given and (not info.is_tensor or info.dtype is None):
-            raise DataError(
-                f"{where}: input {info.describe()} is not a plain tensor and cannot be fed from arrays"
-            )
+            raise DataError(f"{where}: input {info.describe()} is not a plain tensor and cannot be fed from arrays")
 
 
 def convert(array: Array, info: TensorInfo, where: str) -> Array:
@@ -59,9 +56,7 @@ def convert(array: Array, info: TensorInfo, where: str) -> Array:
             return array.astype(object)
         raise DataError(f"{where}: input {info.name!r} takes strings, the array has {array.dtype}")
     if not _castable(array.dtype, target):
-        raise DataError(
-            f"{where}: input {info.name!r} takes {target}, the array has {array.dtype}; convert it"
-        )
+        raise DataError(f"{where}: input {info.name!r} takes {target}, the array has {array.dtype}; convert it")
     if array.dtype.kind in "iu" and target.kind in "iu" and array.size:
         limits = np.iinfo(target)
         low, high = int(array.min()), int(array.max())
@@ -94,9 +89,7 @@ def check_finite(array: Array, name: str, where: str) -> None:
     bad = np.argwhere(~finite)
     first = tuple(int(i) for i in bad[0])
     kind = "NaN" if np.isnan(array[first]) else "Inf"
-    raise DataError(
-        f"{where}: array {name!r} holds {kind} at index {list(first)} ({len(bad)} non-finite values)"
-    )
+    raise DataError(f"{where}: array {name!r} holds {kind} at index {list(first)} ({len(bad)} non-finite values)")
 
 
 def check_dims(shape: tuple[int, ...], info: TensorInfo, where: str, skip_first: bool = False) -> None:

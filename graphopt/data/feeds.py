@@ -40,6 +40,10 @@ class Batch:
             return array
         return array[: self.valid]
 
+    def trim_outputs(self, outputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Drop the padding from every output that is an array."""
+        return {name: self.trim(value) if isinstance(value, np.ndarray) else value for name, value in outputs.items()}
+
 
 @runtime_checkable
 class Dataset(Protocol):
@@ -185,9 +189,7 @@ class SampleDataset(ABC):
         rows = max(self._layout.fixed or valid, valid)
         padded = samples + [samples[-1]] * (rows - valid)
         feeds = {
-            name: first
-            if name in self._layout.shared
-            else np.stack([sample.feeds[name] for sample in padded])
+            name: first if name in self._layout.shared else np.stack([sample.feeds[name] for sample in padded])
             for name, first in samples[0].feeds.items()
         }
         return Batch(feeds, rows, valid, labels, start)

@@ -30,9 +30,7 @@ class NpzFolder(SampleDataset):
             labels.append(key is not None)
         for file, plan, has_labels in zip(files, plans, labels, strict=True):
             if plan.layout.whole != plans[0].layout.whole:
-                raise DataError(
-                    f"{file} gives whole inputs where {files[0]} gives rows, or the other way round"
-                )
+                raise DataError(f"{file} gives whole inputs where {files[0]} gives rows, or the other way round")
             if has_labels != labels[0]:
                 without, other = (file, files[0]) if labels[0] else (files[0], file)
                 raise DataError(f"{without} has no labels but {other} has; label all files or none")

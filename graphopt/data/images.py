@@ -33,9 +33,7 @@ class ImageFolder(SampleDataset):
         preprocess: str | Path | Preprocess | None,
     ) -> None:
         if preprocess is None:
-            raise UsageError(
-                f"{root} holds images: say how they become inputs with --preprocess FILE or imagenet"
-            )
+            raise UsageError(f"{root} holds images: say how they become inputs with --preprocess FILE or imagenet")
         self._require_pillow()
         info = _image_input(interface, root)
         self._steps = load_preprocess(preprocess, info)
@@ -99,9 +97,7 @@ def find_images(root: Path) -> list[Path]:
 def _image_input(interface: Interface, root: Path) -> TensorInfo:
     if len(interface.required) != 1 or not interface.required[0].is_tensor:
         listed = ", ".join(info.describe() for info in interface.required)
-        raise DataError(
-            f"{root}: images feed a model with one input, this one takes {listed}; use .npz or code"
-        )
+        raise DataError(f"{root}: images feed a model with one input, this one takes {listed}; use .npz or code")
     return interface.required[0]
 
 
@@ -114,9 +110,7 @@ def _labels(root: Path, files: tuple[Path, ...]) -> tuple[tuple[int, ...] | None
         if any(not name for name in names):
             if any(names):
                 loose = files[names.index("")]
-                raise DataError(
-                    f"{root}: {loose.name} lies outside the class folders; move it or add labels.csv"
-                )
+                raise DataError(f"{root}: {loose.name} lies outside the class folders; move it or add labels.csv")
             return None, ()
     if all(_is_number(name) for name in names):
         return tuple(int(name) for name in names), ()

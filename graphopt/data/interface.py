@@ -109,9 +109,7 @@ class Interface:
             known.update(info.free_dims())
         for name, value in dims.items():
             if name not in known:
-                raise UsageError(
-                    f"--dim {name}: the model has no free dim {name!r}{nearest_name(name, known)}"
-                )
+                raise UsageError(f"--dim {name}: the model has no free dim {name!r}{nearest_name(name, known)}")
             if value < 1:
                 raise UsageError(f"--dim {name}={value}: a dim must be at least 1")
         if batch is not None and batch < 1:

@@ -56,9 +56,7 @@ class ArrayDataset(SampleDataset):
         plan = plan_arrays({name: array.shape for name, array in inputs.items()}, interface, source)
         super().__init__(interface, plan.layout, source)
         self._plan = plan
-        self._arrays = {
-            name: _prepare(array, interface.input(name), source) for name, array in inputs.items()
-        }
+        self._arrays = {name: _prepare(array, interface.input(name), source) for name, array in inputs.items()}
         self._labels = None if key is None else check_labels(arrays[key], plan.samples, source)
 
     @property
@@ -76,9 +74,7 @@ class ArrayDataset(SampleDataset):
         feeds.update({name: self._arrays[name] for name in plan.constant})
         for name in plan.cut:
             array = self._arrays[name]
-            feeds[name] = (
-                array[index * plan.slab : (index + 1) * plan.slab] if plan.layout.whole else array[index, ...]
-            )
+            feeds[name] = array[index * plan.slab : (index + 1) * plan.slab] if plan.layout.whole else array[index, ...]
         ordered = {name: np.asarray(feeds[name]) for name in self._arrays}
         return Sample(ordered, None if self._labels is None else self._labels[index])
 
@@ -116,9 +112,7 @@ def plan_arrays(shapes: Mapping[str, tuple[int, ...]], interface: Interface, whe
     for name in cut:
         rows = shapes[name][0]
         if rows % slab:
-            raise DataError(
-                f"{where}: array {name!r} has {rows} rows, not a multiple of the model's batch {slab}"
-            )
+            raise DataError(f"{where}: array {name!r} has {rows} rows, not a multiple of the model's batch {slab}")
         counts[name] = rows // slab
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name}: {count}" for name, count in counts.items())
@@ -179,11 +173,7 @@ def _read_header(archive: zipfile.ZipFile, item: zipfile.ZipInfo, where: str) ->
     try:
         with archive.open(item) as stream:
             version = np.lib.format.read_magic(stream)
-            reader = (
-                np.lib.format.read_array_header_1_0
-                if version == (1, 0)
-                else np.lib.format.read_array_header_2_0
-            )
+            reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = reader(stream)
             header_bytes = stream.tell()
     except (ValueError, EOFError, zlib.error) as error:

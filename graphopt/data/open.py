@@ -60,9 +60,7 @@ def _open_file(path: Path, interface: Interface) -> Dataset:
     if head.startswith(b"PK"):
         return load_npz(path, interface)
     if head == np.lib.format.MAGIC_PREFIX:
-        raise DataError(
-            f"--data {path} is a single .npy array; save it with numpy.savez under the input's name"
-        )
+        raise DataError(f"--data {path} is a single .npy array; save it with numpy.savez under the input's name")
     kind = "is empty" if not head else "is not an .npz file"
     raise DataError(f"--data {path} {kind}; give an .npz, a folder of .npz or images, or module:callable")
 

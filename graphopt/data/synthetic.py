@@ -75,11 +75,7 @@ class SyntheticDataset(SampleDataset):
             return np.ones(shape, dtype)
         random = np.random.default_rng([self._seed, index, zlib.crc32(info.name.encode())])
         if is_float(dtype):
-            values = (
-                random.standard_normal(shape)
-                if bound is None
-                else random.uniform(bound.low, bound.high, shape)
-            )
+            values = random.standard_normal(shape) if bound is None else random.uniform(bound.low, bound.high, shape)
             return np.asarray(values).astype(dtype)
         low, high = (0, 1) if bound is None else (int(np.ceil(bound.low)), int(np.floor(bound.high)))
         if low > high:

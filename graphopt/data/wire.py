@@ -108,9 +108,7 @@ def _fields(view: memoryview, start: int, end: int, where: str) -> Iterator[tupl
             size, at = _varint(view, at, end, where)
             if at + size > end:
                 missing = at + size - end
-                raise InvalidModelError(
-                    f"{where} is truncated or damaged: {missing} bytes missing at byte {at}"
-                )
+                raise InvalidModelError(f"{where} is truncated or damaged: {missing} bytes missing at byte {at}")
             yield field, at, at + size
             at += size
         elif kind == _VARINT:

@@ -1,0 +1,1 @@
+"""Running models: providers, sessions, comparing, scoring, timing."""

@@ -25,9 +25,7 @@ def _recipe(tmp_path, text: str):
 def test_sub_folder_is_the_label(interface_of, tmp_path) -> None:
     for name in ("dog/1.png", "cat/1.png", "cat/2.png"):
         _save(tmp_path / "set" / name)
-    data = open_data(
-        tmp_path / "set", interface_of("float[N,3,6,8] x"), preprocess=_recipe(tmp_path, "scale: 1")
-    )
+    data = open_data(tmp_path / "set", interface_of("float[N,3,6,8] x"), preprocess=_recipe(tmp_path, "scale: 1"))
     batch = next(iter(data))
     assert batch.feeds["x"].shape == (3, 3, 6, 8)
     assert batch.labels.tolist() == [0, 0, 1]
@@ -38,9 +36,7 @@ def test_sub_folder_is_the_label(interface_of, tmp_path) -> None:
 def test_numbers_as_folder_names_stay_what_they_are(interface_of, tmp_path) -> None:
     for name in ("7/1.png", "10/1.png"):
         _save(tmp_path / "set" / name)
-    data = open_data(
-        tmp_path / "set", interface_of("float[N,3,6,8] x"), preprocess=_recipe(tmp_path, "scale: 1")
-    )
+    data = open_data(tmp_path / "set", interface_of("float[N,3,6,8] x"), preprocess=_recipe(tmp_path, "scale: 1"))
     assert sorted(next(iter(data)).labels.tolist()) == [7, 10]
 
 

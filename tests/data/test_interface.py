@@ -124,8 +124,6 @@ def test_unknown_dim_names_the_nearest(interface_of) -> None:
         interface_of("float[N] x").bind({"N": 0})
 
 
-@pytest.mark.parametrize(
-    "signature", ["float[N,3] x, float[M,3] y", "float[1,3] x, float[N,3] y", "float[] x"]
-)
+@pytest.mark.parametrize("signature", ["float[N,3] x, float[M,3] y", "float[1,3] x, float[N,3] y", "float[] x"])
 def test_no_batch_dim(interface_of, signature: str) -> None:
     assert interface_of(signature).batch_dims() == ()

@@ -106,9 +106,7 @@ def test_input_with_a_default_may_be_left_out() -> None:
 
 
 def test_select_keeps_labels_and_order(interface_of) -> None:
-    data = ArrayDataset(
-        {"x": np.arange(6, dtype=np.float32), "labels": np.arange(6)}, interface_of("float[N] x"), "d"
-    )
+    data = ArrayDataset({"x": np.arange(6, dtype=np.float32), "labels": np.arange(6)}, interface_of("float[N] x"), "d")
     picked = data.select([4, 1])
     batch = next(iter(picked))
     assert batch.feeds["x"].tolist() == [4, 1]
@@ -210,9 +208,7 @@ def test_declared_size_is_checked_before_memory_is_taken(interface_of, tmp_path)
     header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 3), }"
     header += b" " * (117 - len(header)) + b"\n"
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(
-            "x.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + b"\0" * 12
-        )
+        archive.writestr("x.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + b"\0" * 12)
     with pytest.raises(DataError, match="cut short"):
         open_data(path, interface_of("float[N,3] x"))
 
@@ -232,9 +228,7 @@ def test_archive_without_arrays(interface_of, tmp_path) -> None:
 def test_fingerprint_sees_values_and_labels(interface_of) -> None:
     def make(value: float, label: int) -> str:
         x = np.array([1, 2, value], np.float32)
-        return fingerprint(
-            ArrayDataset({"x": x, "labels": np.array([0, 1, label])}, interface_of("float[N] x"), "d")
-        )
+        return fingerprint(ArrayDataset({"x": x, "labels": np.array([0, 1, label])}, interface_of("float[N] x"), "d"))
 
     assert make(3, 0) == make(3, 0)
     assert len({make(3, 0), make(4, 0), make(3, 1)}) == 3

@@ -46,9 +46,7 @@ def test_any_sample_alone_by_seed(interface_of) -> None:
     assert np.array_equal(one.sample(1).feeds["x"], two.sample(1).feeds["x"])
     assert not np.array_equal(one.sample(0).feeds["x"], one.sample(1).feeds["x"])
     assert not np.array_equal(one.sample(0).feeds["x"], one.sample(0).feeds["y"])
-    assert not np.array_equal(
-        one.sample(0).feeds["x"], SyntheticDataset(interface, seed=8).sample(0).feeds["x"]
-    )
+    assert not np.array_equal(one.sample(0).feeds["x"], SyntheticDataset(interface, seed=8).sample(0).feeds["x"])
     assert [b.feeds["x"].shape for b in two] == [(4,), (4,)]
 
 
