@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from graphopt.targets.cpu import this_cpu
+from graphopt.runtime.cpu import cpu_info
 
 _CHAIN = 4
 _CONVS = {"conv3x3": (3, False), "conv1x1": (1, False), "depthwise": (3, True)}
@@ -218,11 +218,11 @@ def measure_ort_cpu(rounds: int = 9) -> dict[str, Any]:
     plain, both = (_times_us([_border(op, n) for n in _SIZES], rounds) for op in ("", "Q"))
     pair = 1e3 * ((both[1] - both[0]) - (plain[1] - plain[0])) / (_CHAIN * (_SIZES[1] - _SIZES[0]))
     elements["QuantizeLinear"] = elements["DequantizeLinear"] = round(max(pair, 0.01) / 2, 4)
-    cpu = this_cpu()
-    flags = "VNNI" if cpu.vnni else "no VNNI"
+    cpu = cpu_info()
     return {
         "target": "ort-cpu",
-        "device": f"{cpu.name} ({flags})",
+        "vnni": bool(cpu.vnni),
+        "device": cpu.model,
         "runtime": f"onnxruntime {ort.__version__}, 1 thread",
         "node_us": node,
         "rates": rates,

@@ -31,6 +31,7 @@ class Profile:
         node_us: fixed cost of running a node, microseconds, by precision.
         device: CPU or GPU that it was measured on; "" for a guess.
         runtime: name and version of the runtime.
+        vnni: whether 8-bit products do not saturate on the device.
         digest: SHA-256 of the content, 16 hex digits.
     """
 
@@ -39,6 +40,7 @@ class Profile:
     node_us: Mapping[str, float]
     device: str
     runtime: str
+    vnni: bool
     digest: str
 
     def macs_us(self, layer: str, precision: Precision, channels: float, macs: float) -> float:
@@ -99,5 +101,6 @@ def from_json(data: Mapping[str, Any]) -> Profile:
         node_us={k: float(v) for k, v in data["node_us"].items()},
         device=str(data["device"]),
         runtime=str(data["runtime"]),
+        vnni=bool(data["vnni"]),
         digest=hashlib.sha256(canonical).hexdigest()[:16],
     )

@@ -1,0 +1,95 @@
+"""What a unit costs on a target, in float and on integers, from the target's latency profile."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from graphopt.targets.profile import Precision, Profile
+from graphopt.transforms.qdq_probe import Probe
+from graphopt.transforms.qdq_units import Unit
+
+_ROWS = (1, 16, 128, 512)
+_FREE = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
+_UNSIGNED_PENALTY = 2.0
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """Size of a compute unit: multiply-accumulates of a run, widths, groups, rows of a matrix product."""
+
+    macs: float
+    inputs: int
+    outputs: int
+    groups: int = 1
+    kernel: int = 1
+    rows: int = 1
+    constant: bool = True
+
+    @property
+    def channels(self) -> float:
+        """Geometric mean of the widths."""
+        return math.sqrt(self.inputs * self.outputs)
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether each channel is convolved alone."""
+        return self.groups > 1 and self.groups == self.inputs
+
+
+def layer_facts(unit: Unit, probes: Mapping[str, Probe]) -> LayerFacts | None:
+    """Size of a compute unit; None for other units and where shapes do not fit."""
+    if unit.rule.kind != "compute":
+        return None
+    made = probes[unit.node.outputs[0].name] if unit.node.outputs[0].name in probes else probes[unit.output.name]
+    weight = unit.weight
+    if unit.node.op in ("Conv", "ConvTranspose"):
+        if weight is None or weight.shape is None:
+            return None
+        shape = [int(d) for d in weight.shape if isinstance(d, int)]
+        groups = int(unit.node.attrs.get("group", 1))
+        kernel = math.prod(shape[2:])
+        if unit.node.op == "Conv":
+            macs = made.elements * shape[1] * kernel
+            return LayerFacts(macs, shape[1] * groups, shape[0], groups, kernel)
+        given = probes[unit.node.inputs[0].name]
+        return LayerFacts(given.elements * shape[1] * kernel, shape[0], shape[1] * groups, groups, kernel)
+    given = probes.get(unit.node.inputs[0].name)
+    if given is None or not given.shape or not made.shape:
+        return None
+    depth = given.shape[-1]
+    batch = 1 if weight is not None else math.prod(made.shape[:-2])
+    rows = made.elements // max(1, made.shape[-1]) // max(1, batch)
+    return LayerFacts(made.elements * depth, depth, made.shape[-1], rows=rows, constant=weight is not None)
+
+
+def unit_cost(unit: Unit, probes: Mapping[str, Probe], profile: Profile, precision: Precision) -> float:
+    """Microseconds that the unit takes at a precision, Q/DQ at its borders not counted."""
+    op = unit.node.op
+    if op in _FREE:
+        return 0.0
+    facts = layer_facts(unit, probes)
+    if facts is None:
+        sizes = [probes[t.name].elements for t in (*unit.variables, *unit.outputs) if t.name in probes]
+        return profile.elements_us(op, precision, max(sizes, default=0))
+    cost = _compute_cost(facts, profile, precision, unit.node.op)
+    if precision == "int8" and not facts.constant:
+        return cost * _UNSIGNED_PENALTY
+    return cost
+
+
+def _compute_cost(facts: LayerFacts, profile: Profile, precision: Precision, op: str) -> float:
+    if op in ("Conv", "ConvTranspose"):
+        if facts.depthwise:
+            layer = "depthwise"
+        else:
+            layer = "conv1x1" if facts.kernel == 1 else "conv3x3"
+        return profile.macs_us(layer, precision, facts.channels / (1 if facts.depthwise else facts.groups), facts.macs)
+    low = max((r for r in _ROWS if r <= facts.rows), default=_ROWS[0])
+    high = min((r for r in _ROWS if r >= facts.rows), default=_ROWS[-1])
+    costs = [profile.macs_us(f"matmul{r}", precision, facts.channels, facts.macs) for r in (low, high)]
+    if low == high:
+        return costs[0]
+    share = math.log(facts.rows / low) / math.log(high / low)
+    return costs[0] * (1 - share) + costs[1] * share

@@ -1,0 +1,215 @@
+"""Decides which units become integer kernels: the cheapest assignment that the rules allow.
+
+Each unit is float or integer. Its own time depends on that; a Q costs where a float value is read by an integer
+kernel, a DQ where an integer one is read by float code. The sum is minimised exactly, as a minimum cut (Greig,
+Porteous, Seheult 1989): all pair costs are non-negative, so the problem is submodular.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphopt.graph import Graph
+from graphopt.ir import Tensor, is_constant
+from graphopt.targets.base import FloatRule, Target
+from graphopt.targets.profile import Profile
+from graphopt.transforms.qdq_cost import layer_facts, unit_cost
+from graphopt.transforms.qdq_probe import Probe
+from graphopt.transforms.qdq_units import Unit, consumers_by_tensor
+
+_FOREVER = 10**8
+_RESERVE = 1.03
+_TEST_WHY = "the profile shows int8 slower than float here, Q/DQ around it included"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Units on integers, units in float with the reason, and the time of both by the profile in microseconds."""
+
+    integer: tuple[Unit, ...]
+    floating: tuple[tuple[Unit, str], ...]
+    float_us: float
+    planned_us: float
+
+    @property
+    def speedup(self) -> float:
+        """Expected float time over planned time, of the planned operators alone."""
+        return self.float_us / self.planned_us if self.planned_us else 1.0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the user said about nodes: ``keep_float`` and ``force`` tell by name and operator."""
+
+    keep_float: Callable[[Unit], bool]
+    force: Callable[[Unit], bool]
+
+
+def make_plan(
+    graph: Graph,
+    target: Target,
+    units: Sequence[Unit],
+    probes: Mapping[str, Probe],
+    profile: Profile | None,
+    choice: Choice,
+) -> Plan:
+    """Choose. Without a profile, compute units and what connects them become integer wherever the rules allow."""
+    for unit in units:
+        if not unit.why_float and choice.keep_float(unit):
+            unit.why_float = "excluded by the options"
+        if not unit.why_float and not choice.force(unit):
+            unit.why_float = _float_rule(unit, target, probes)
+    if target.placement == "inputs":
+        chosen = _by_inputs(units)
+        costs = {id(u): (0.0, 0.0) for u in units}
+        why = "TensorRT fuses it with its neighbours"
+    else:
+        costs = {id(u): _costs(u, probes, profile) for u in units}
+        chosen = _cut(graph, units, probes, profile, costs, choice)
+        why = _TEST_WHY if profile is not None else "no integer kernel is next to it"
+    integer = tuple(u for u in units if id(u) in chosen)
+    floating = tuple((u, u.why_float or why) for u in units if id(u) not in chosen)
+    before = sum(c[0] for c in costs.values())
+    after = sum(costs[id(u)][id(u) in chosen] for u in units)
+    return Plan(integer, floating, before, after)
+
+
+def _float_rule(unit: Unit, target: Target, probes: Mapping[str, Probe]) -> str:
+    facts = layer_facts(unit, probes)
+    if facts is None:
+        return ""
+    tests: dict[str, Callable[[FloatRule], bool]] = {
+        "depthwise": lambda r: facts.depthwise and facts.channels < r.below,
+        "grouped": lambda r: facts.groups > 1 and (facts.outputs % r.below != 0 or facts.kernel < 9),
+        "narrow": lambda r: facts.groups == 1 and max(facts.inputs, facts.outputs) < r.below,
+        "gemv": lambda r: facts.rows == 1 or min(facts.inputs, facts.outputs) < r.below,
+    }
+    return next((r.why for r in target.keep_float if r.op == unit.node.op and tests[r.test](r)), "")
+
+
+def _by_inputs(units: Sequence[Unit]) -> set[int]:
+    """TensorRT: every compute unit; an Add of two branches for the sake of its skip input; MaxPool between them."""
+    compute = [u for u in units if u.rule.kind == "compute" and not u.why_float]
+    quantized = {id(t) for u in compute for t in u.variables}
+    chosen = {id(u) for u in compute}
+    for unit in units:
+        if unit.rule.kind == "pointwise" and not unit.why_float and skip_operands(unit, quantized):
+            chosen.add(id(unit))
+    return chosen
+
+
+def skip_operands(unit: Unit, quantized: set[int]) -> list[Tensor]:
+    """The operands of a two-branch Add that other kernels read as integers already: its skip connection."""
+    if len(unit.variables) < 2:
+        return []
+    return [t for t in unit.variables if id(t) in quantized]
+
+
+def _costs(unit: Unit, probes: Mapping[str, Probe], profile: Profile | None) -> tuple[float, float]:
+    if unit.why_float:
+        return (unit_cost(unit, probes, profile, "float32") if profile and _known(unit, probes) else 0.0), _FOREVER
+    if profile is None:
+        return (100.0, 0.0) if unit.rule.kind == "compute" else (1.0, 1.0)
+    return unit_cost(unit, probes, profile, "float32"), unit_cost(unit, probes, profile, "int8") * _RESERVE
+
+
+def _known(unit: Unit, probes: Mapping[str, Probe]) -> bool:
+    return all(t.name in probes for t in (*unit.variables, *unit.outputs))
+
+
+class _Network:
+    """A flow network under construction. Capacities are integers, in 10 ns."""
+
+    def __init__(self) -> None:
+        self.size = 2
+        self.edges: dict[tuple[int, int], int] = {}
+
+    def vertex(self) -> int:
+        self.size += 1
+        return self.size - 1
+
+    def add(self, source: int, sink: int, microseconds: float) -> None:
+        key = (source, sink)
+        self.edges[key] = min(_FOREVER, self.edges.get(key, 0) + round(min(microseconds, _FOREVER) * 100))
+
+    def source_side(self) -> set[int]:
+        """Vertices on the source's side of a minimum cut."""
+        from scipy.sparse import csr_array
+        from scipy.sparse.csgraph import breadth_first_order, maximum_flow
+
+        rows = np.array([k[0] for k in self.edges], np.int32)
+        columns = np.array([k[1] for k in self.edges], np.int32)
+        capacity = csr_array(
+            (np.array(list(self.edges.values()), np.int32), (rows, columns)), shape=(self.size, self.size)
+        )
+        residual = capacity - maximum_flow(capacity, _INTEGER, _FLOAT).flow
+        residual.data[residual.data < 0] = 0
+        residual.eliminate_zeros()
+        return set(breadth_first_order(residual, _INTEGER, return_predecessors=False).tolist())
+
+
+_INTEGER, _FLOAT = 0, 1
+
+
+def _cut(
+    graph: Graph,
+    units: Sequence[Unit],
+    probes: Mapping[str, Probe],
+    profile: Profile | None,
+    costs: Mapping[int, tuple[float, float]],
+    choice: Choice,
+) -> set[int]:
+    network = _Network()
+    vertices = {id(u): network.vertex() for u in units}
+    for unit in units:
+        floating, integer = costs[id(unit)]
+        if choice.force(unit) and not unit.why_float:
+            floating = _FOREVER
+        network.add(_INTEGER, vertices[id(unit)], floating)
+        network.add(vertices[id(unit)], _FLOAT, integer)
+    producers = {id(t): u for u in units for t in u.outputs}
+    readers = consumers_by_tensor(units)
+    ends = {id(t) for g in graph.graphs() for t in g.outputs}
+    for tensor in _borders(units):
+        made = producers.get(id(tensor))
+        inside = {id(n) for u, _ in readers.get(id(tensor), []) for n in (u.node, *u.chain)}
+        others = id(tensor) in ends or any(id(n) not in inside for n in tensor.outputs)
+        consumers = [vertices[id(u)] for u, _ in readers.get(id(tensor), [])]
+        _tensor_edges(network, tensor, made, vertices, consumers, others, probes, profile)
+    side = network.source_side()
+    return {key for key, vertex in vertices.items() if vertex in side}
+
+
+def _borders(units: Sequence[Unit]) -> list[Tensor]:
+    found = {id(t): t for u in units for t in (*u.variables, *u.outputs) if not is_constant(t)}
+    return list(found.values())
+
+
+def _tensor_edges(
+    network: _Network,
+    tensor: Tensor,
+    made: Unit | None,
+    vertices: Mapping[int, int],
+    consumers: Sequence[int],
+    others: bool,
+    probes: Mapping[str, Probe],
+    profile: Profile | None,
+) -> None:
+    """The cost of a Q before integer readers of a float value, and of a DQ before float readers of an integer one."""
+    elements = probes[tensor.name].elements if tensor.name in probes else 0
+    q = profile.border_us("QuantizeLinear", elements) if profile else 1.0
+    dq = profile.border_us("DequantizeLinear", elements) if profile else 1.0
+    producer = _FLOAT if made is None else vertices[id(made)]
+    if consumers:
+        reads_integer = network.vertex()
+        for consumer in consumers:
+            network.add(consumer, reads_integer, _FOREVER)
+        network.add(reads_integer, producer, q)
+    if made is not None and made.rule.output == "required":
+        reads_float = network.vertex()
+        for consumer in [*consumers, *([_FLOAT] if others else [])]:
+            network.add(reads_float, consumer, _FOREVER)
+        network.add(producer, reads_float, dq)
