@@ -1,0 +1,104 @@
+"""Compute the same thing once, and keep equal constants once."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from graphopt.graph import Graph, subgraphs
+from graphopt.ir import Array, Constant, Node, RawAttribute, Tensor
+from graphopt.model import Model
+from graphopt.pipeline.context import Context
+from graphopt.pipeline.passes import Pass
+from graphopt.transforms.editing import Editor
+from graphopt.transforms.evaluate import NONDETERMINISTIC
+
+SMALL = 256
+
+
+class EliminateCommon(Pass):
+    """Joins nodes of a graph with the same operator, attributes and inputs, and initializers with the same bytes.
+
+    Random operators and nodes that hold graphs are left alone.
+    """
+
+    guarantee = "exact"
+
+    def run(self, model: Model, ctx: Context) -> None:
+        """Join in one sweep, from the inputs on."""
+        editor = Editor(model.graph, ctx)
+        outer: dict[Any, Constant] = {}
+        for graph in list(model.graph.graphs()):
+            _join_constants(graph, editor, outer if graph is model.graph else {})
+        for graph in list(model.graph.graphs()):
+            _join_nodes(graph, editor)
+        editor.finish()
+
+
+def _join_constants(graph: Graph, editor: Editor, first: dict[Any, Constant]) -> None:
+    editor.rewrite = "constant"
+    sizes: dict[Any, int] = {}
+    for constant in graph.initializers:
+        shape = (str(constant.dtype), constant.shape)
+        sizes[shape] = sizes.get(shape, 0) + 1
+    for constant in graph.initializers:
+        shape = (str(constant.dtype), constant.shape)
+        if sizes[shape] < 2 or not constant.outputs or editor.is_end(constant):
+            continue
+        key = (*shape, _fingerprint(constant.values))
+        other = first.setdefault(key, constant)
+        if other is not constant and editor.allow(constant.outputs[0]):
+            editor.changed += editor.replace(constant, other)
+
+
+def _fingerprint(values: Array) -> Any:
+    if values.dtype == object:
+        return tuple(values.reshape(-1).tolist())
+    data = np.ascontiguousarray(values).tobytes()
+    return data if len(data) <= SMALL else hashlib.blake2b(data, digest_size=32).digest()
+
+
+def _join_nodes(graph: Graph, editor: Editor) -> None:
+    editor.rewrite = "node"
+    first: dict[Any, Node] = {}
+    for node in [n for n in graph.nodes if editor.is_live(n)]:
+        if not editor.is_live(node) or node.op in NONDETERMINISTIC or node.op == "Constant" or subgraphs(node):
+            continue
+        if node.op == "Dropout" or node.domain or not node.outputs:
+            continue
+        key = _key(node)
+        other = first.setdefault(key, node)
+        if other is node or not _replaceable(node, other, editor) or not editor.allow(node):
+            continue
+        for old, new in zip(list(node.outputs), list(other.outputs), strict=True):
+            if not old.is_empty():
+                editor.changed += editor.replace(old, new)
+
+
+def _replaceable(node: Node, other: Node, editor: Editor) -> bool:
+    for old, new in zip(node.outputs, other.outputs, strict=True):
+        if (editor.is_end(old) and not editor._can_take_over(old, new)) or (new.is_empty() and not old.is_empty()):
+            return False
+    return True
+
+
+def _key(node: Node) -> Any:
+    attrs = tuple(sorted((k, _value(v)) for k, v in node.attrs.items() if v is not None))
+    inputs = tuple(_source(t) for t in node.inputs)
+    return (node.op, attrs, inputs, len(node.outputs))
+
+
+def _source(tensor: Tensor) -> int:
+    return 0 if tensor.is_empty() else id(tensor)
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, RawAttribute):
+        return value.proto.SerializeToString(deterministic=True)
+    if isinstance(value, Constant):
+        value = value.values
+    if isinstance(value, np.ndarray):
+        return (str(value.dtype), value.shape, _fingerprint(value))
+    return repr(value)
