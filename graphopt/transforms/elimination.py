@@ -1,0 +1,133 @@
+"""Which input units of a layer to remove, and what error remains for every number of removed units.
+
+Greedy block elimination after Optimal Brain Surgeon (Hassibi and Stork 1993), with a whole unit removed at a time as
+in ZipLM (Kurtic et al. 2023) and OSSCAR (Meng et al. 2024): removing the features S from the layer X W costs
+tr(W_S^T [H^-1]_SS^-1 W_S) with H = X^T X, once the other weights have compensated; one sweep gives every width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphopt.ir import Array
+
+DAMPING = 1e-4
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """One layer that reads the units.
+
+    ``gram`` [n, n] (means removed when the layer has a bias), ``weights`` [n, m], both float64; ``blocks`` [units, k]
+    are the features of each unit; ``scale`` divides this layer's error, so that several layers add up.
+    """
+
+    gram: Array
+    weights: Array
+    blocks: Array
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Elimination:
+    """``order`` lists the units, first removed first; ``errors[j]`` is the error after the first ``j`` are removed."""
+
+    order: Array
+    errors: Array
+
+    def kept(self, width: int) -> Array:
+        """The units that remain when ``width`` do, ascending."""
+        return np.sort(self.order[len(self.order) - width :])
+
+
+def eliminate(
+    consumers: Sequence[Consumer], damping: float = DAMPING, stop: int = 0, chunk: int = 1, fixed: Array | None = None
+) -> Elimination:
+    """Remove units one after the other until ``stop`` remain; the rest is ordered by its last score.
+
+    ``chunk`` units are removed between two updates of the scores. ``fixed`` (bool a unit) are never removed first.
+    """
+    states = [_State(c, damping) for c in consumers]
+    units = len(consumers[0].blocks)
+    alive = np.ones(units, bool)
+    order: list[int] = []
+    errors = [0.0]
+    while alive.sum() > max(stop, 0):
+        scores = np.sum([s.scores(alive) for s in states], axis=0)
+        scores[~alive] = np.inf
+        if fixed is not None:
+            scores = np.where(fixed & alive, scores + 1e30, scores)
+        for unit in np.argsort(scores, kind="stable")[: min(chunk, int(alive.sum()) - stop)]:
+            cost = sum(s.remove(int(unit)) for s in states)
+            alive[unit] = False
+            order.append(int(unit))
+            errors.append(errors[-1] + max(cost, 0.0))
+    rest = np.flatnonzero(alive)
+    if len(rest):
+        scores = np.sum([s.scores(alive) for s in states], axis=0)
+        for unit in rest[np.argsort(scores[rest], kind="stable")]:
+            order.append(int(unit))
+            errors.append(errors[-1] + max(float(scores[unit]), 0.0))
+    return Elimination(np.array(order), np.array(errors))
+
+
+def compensated(consumer: Consumer, removed: Array, damping: float = DAMPING) -> Array:
+    """The layer's weights [n, m] once ``removed`` units are zero and the others have compensated for them."""
+    weights = consumer.weights.astype(np.float64)
+    gone = consumer.blocks[removed].reshape(-1)
+    kept = np.setdiff1d(np.arange(len(weights)), gone)
+    damped = _damped(consumer.gram, damping)
+    result = np.zeros_like(weights)
+    result[kept] = weights[kept] + np.linalg.solve(
+        damped[np.ix_(kept, kept)], damped[np.ix_(kept, gone)] @ weights[gone]
+    )
+    return result
+
+
+class _State:
+    """The inverse Hessian and the compensated weights of one layer while units go."""
+
+    def __init__(self, consumer: Consumer, damping: float) -> None:
+        import scipy.linalg
+
+        damped = _damped(consumer.gram, damping)
+        factor = scipy.linalg.cho_factor(damped, lower=True, check_finite=False)
+        self.inverse = scipy.linalg.cho_solve(factor, np.eye(len(damped)), check_finite=False)
+        self.weights = consumer.weights.astype(np.float64)
+        self.blocks = consumer.blocks
+        self.scale = consumer.scale
+
+    def scores(self, alive: Array) -> Array:
+        """Cost of each unit, [units]; of removed ones meaningless."""
+        scores = np.zeros(len(self.blocks))
+        living = np.flatnonzero(alive)
+        blocks = self.blocks[living]
+        inner = self.inverse[blocks[:, :, None], blocks[:, None, :]]
+        weights = self.weights[blocks]
+        solved = np.linalg.solve(inner + _EPSILON * np.eye(inner.shape[-1]), weights)
+        scores[living] = (weights * solved).sum(axis=(1, 2)) / self.scale
+        return scores
+
+    def remove(self, unit: int) -> float:
+        """Zero the unit, let the others compensate; returns the cost."""
+        block = self.blocks[unit]
+        inner = self.inverse[np.ix_(block, block)] + _EPSILON * np.eye(len(block))
+        columns = self.inverse[:, block]
+        solved = np.linalg.solve(inner, np.concatenate([self.weights[block], columns.T], axis=1))
+        width = self.weights.shape[1]
+        cost = float((self.weights[block] * solved[:, :width]).sum()) / self.scale
+        self.weights -= columns @ solved[:, :width]
+        self.inverse -= columns @ solved[:, width:]
+        self.weights[block] = 0.0
+        return cost
+
+
+_EPSILON = 1e-14
+
+
+def _damped(gram: Array, damping: float) -> Array:
+    strength = damping * max(float(np.trace(gram)) / len(gram), 1e-12)
+    return np.asarray(gram + strength * np.eye(len(gram)))
