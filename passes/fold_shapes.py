@@ -12,8 +12,9 @@ from graphopt.model import Model
 from graphopt.pipeline.context import Context
 from graphopt.pipeline.passes import Pass
 from graphopt.transforms.editing import Editor, Rewrite
-from graphopt.transforms.facts import Fact, SymShape, attribute
+from graphopt.transforms.facts import Fact, attribute
 from graphopt.transforms.symbols import Expr, Extent, is_positive
+from graphopt.transforms.views import constant_target
 
 
 class FoldShapes(Pass):
@@ -51,23 +52,6 @@ def _to_constant(tensor: Tensor, node: Node, editor: Editor) -> None:
     constant = editor.const(node, values, hint=f"{tensor.name}_known")
     if editor.replace(tensor, constant):
         editor.changed += 1
-
-
-def constant_target(shape: SymShape, data: SymShape | None) -> list[int] | None:
-    """A Reshape target of numbers that gives ``shape``: 0 copies an extent of ``data``, -1 stands for one other."""
-    target: list[int] = []
-    for index, extent in enumerate(shape):
-        if isinstance(extent, int):
-            if extent == 0:
-                return None
-            target.append(extent)
-        elif data is not None and index < len(data) and data[index] == extent:
-            target.append(0)
-        else:
-            target.append(-1)
-    if target.count(-1) > 1 or (-1 in target and not all(is_positive(e) for e in shape if isinstance(e, Expr))):
-        return None
-    return target
 
 
 def _reshape_target(node: Node, editor: Editor) -> bool:

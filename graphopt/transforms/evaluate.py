@@ -48,7 +48,7 @@ def evaluate(node: Node, inputs: Sequence[Array | None], graph: Graph) -> list[A
     if kernel is not None and len(given) == len(inputs) and len(node.outputs) == 1:
         made = kernel(node, given, graph.opset)
         if made is not None:
-            return [np.ascontiguousarray(made)]
+            return [np.asarray(made, order="C")]
     return _run(node, inputs, graph)
 
 
