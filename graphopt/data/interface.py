@@ -136,7 +136,7 @@ def read_interface(model: bytes | Path) -> Interface:
     Raises InvalidModelError when it is not an ONNX model, UsageError when there is no such file.
     """
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     where = "the model" if isinstance(model, bytes) else str(model)
     with model_view(model) as view:

@@ -46,7 +46,10 @@ class TimingPlan:
 
 @dataclass
 class _Samples:
-    """Everything measured of one contender: per round the mean wall and CPU time of a call, per call the wall time."""
+    """What was measured of one contender, in seconds.
+
+    Per round the median wall time and the mean CPU time of a call, per call the wall time.
+    """
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
@@ -57,36 +60,41 @@ def time_models(contenders: Sequence[Contender], plan: TimingPlan | None = None)
     """Time models in turns; the first is the reference.
 
     A verdict other than "noise" needs the whole interval of the wall-time ratio below 0.97 (slower) or above
-    1 / 0.97 (faster) in a first run and again in a second, independent one. Raises UsageError for fewer than
+    1 / 0.97 (faster) in a first run and again in a second, independent one. With one thread on the CPU the
+    interval of the CPU-time ratio must also lie on that side of 1, which load from other programs cannot fake.
+    Raises UsageError for fewer than
     nine rounds, no contender, or sessions on different providers or thread counts.
     """
     plan = plan or TimingPlan()
     _check(contenders, plan)
     calls = [contender.session.prepared(contender.feeds) for contender in contenders]
     repeats = [_warm_up(call, plan) for call in calls]
-    clock = time.thread_time if contenders[0].session.config.threads == 1 else time.process_time
+    config = contenders[0].session.config
+    clock = time.thread_time if config.threads == 1 else time.process_time
+    both_clocks = config.provider == "cpu" and config.threads == 1
     first = _measure(calls, repeats, plan.rounds, clock)
-    verdicts = _verdicts(first, plan.seed)
+    verdicts = _verdicts(first, plan.seed, both_clocks)
     confirmed = any(verdict in ("faster", "slower") for verdict in verdicts)
     samples = first
     if confirmed:
         second = _measure(calls, repeats, plan.rounds, clock)
-        agreed = _verdicts(second, plan.seed + 1)
+        agreed = _verdicts(second, plan.seed + 1, both_clocks)
         verdicts = [one if one == two else "noise" for one, two in zip(verdicts, agreed, strict=True)]
         samples = [_join(one, two) for one, two in zip(first, second, strict=True)]
     timings = tuple(
         _timing(contender, own, samples[0], verdict, plan.seed)
         for contender, own, verdict in zip(contenders, samples, verdicts, strict=True)
     )
-    config = contenders[0].session.config
     return TimingReport(timings, config.provider, config.threads, cpu_info(), confirmed)
 
 
-def judge(low: float, high: float) -> Verdict:
-    """Verdict of one run from the interval of reference time / own time."""
-    if high < 1.0 - NOISE:
+def judge(low: float, high: float, cpu: Ratio | None = None) -> Verdict:
+    """Verdict of one run from the interval of reference time / own time; ``cpu`` time must not contradict it."""
+    if high < 1.0 - NOISE and (cpu is None or cpu.high < 1.0):
         return "slower"
-    return "faster" if low > 1.0 / (1.0 - NOISE) else "noise"
+    if low > 1.0 / (1.0 - NOISE) and (cpu is None or cpu.low > 1.0):
+        return "faster"
+    return "noise"
 
 
 def _check(contenders: Sequence[Contender], plan: TimingPlan) -> None:
@@ -131,15 +139,17 @@ def _round(call: Callable[[], object], repeats: int, clock: Callable[[], float],
         call()
         marks[index] = time.perf_counter()
     into.cpu.append((clock() - cpu) / repeats)
-    into.wall.append((marks[-1] - marks[0]) / repeats)
-    into.calls.extend(np.diff(marks).tolist())
+    durations = np.diff(marks)
+    into.wall.append(float(np.median(durations)))
+    into.calls.extend(durations.tolist())
 
 
-def _verdicts(samples: Sequence[_Samples], seed: int) -> list[Verdict]:
+def _verdicts(samples: Sequence[_Samples], seed: int, both_clocks: bool) -> list[Verdict]:
     verdicts: list[Verdict] = ["reference"]
     for own in samples[1:]:
         _, low, high = ratio_interval(samples[0].wall, own.wall, seed)
-        verdicts.append(judge(low, high))
+        cpu = _cpu_ratio(samples[0].cpu, own.cpu, seed) if both_clocks else None
+        verdicts.append(judge(low, high, cpu))
     return verdicts
 
 

@@ -50,6 +50,7 @@ def test_a_provider_that_the_package_lacks() -> None:
     assert "built without NoSuchExecutionProvider; install some-package" in answer["reason"]
 
 
+@pytest.mark.filterwarnings("ignore:Specified provider")
 def test_being_listed_is_no_evidence(monkeypatch) -> None:
     """A package that lists a provider which then does not load is found out by running."""
     import onnxruntime

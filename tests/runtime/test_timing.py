@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from graphopt.errors import UsageError
+from graphopt.results import Ratio
 from graphopt.runtime import timing
 from graphopt.runtime.session import Session, SessionConfig
 from graphopt.runtime.timing import Contender, TimingPlan, judge, time_models
@@ -47,6 +48,9 @@ def test_thresholds() -> None:
     assert judge(0.90, 0.971) == "noise"
     assert judge(1.032, 1.2) == "faster"
     assert judge(1.03, 1.2) == "noise"
+    assert judge(1.1, 1.2, Ratio(1.1, 1.01, 1.2)) == "faster"
+    assert judge(1.1, 1.2, Ratio(1.0, 0.99, 1.2)) == "noise"
+    assert judge(0.8, 0.9, Ratio(1.0, 0.9, 1.01)) == "noise"
 
 
 def test_a_second_run_must_agree(contender, monkeypatch) -> None:
