@@ -247,6 +247,80 @@ class Footprint:
         return max(self.peak_bytes - self.baseline_bytes, 0)
 
 
+@dataclass(frozen=True)
+class LayerChange:
+    """One weighted node before and after. Shapes are those of its weight; "" and () where it is gone."""
+
+    name: str
+    op: str
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    precision: str
+    parameters_before: int
+    parameters_after: int
+
+    @property
+    def kept(self) -> float:
+        """Share of the parameters that is left."""
+        return self.parameters_after / self.parameters_before if self.parameters_before else 1.0
+
+
+@dataclass(frozen=True)
+class WeightHistogram:
+    """Weights of one layer before and after, counted in the same bins. ``step`` is the quantization step, if any."""
+
+    name: str
+    low: float
+    high: float
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    step: float | None = None
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model on disk, its data files included."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Everything that one ``graphopt run`` found out. ``not_timed`` says why there is no timing, if there is none."""
+
+    input: ModelFile
+    output: ModelFile | None
+    pipeline: str
+    target: str
+    provider: str
+    seed: int
+    data: str
+    passes: tuple[PassResult, ...]
+    layers: tuple[LayerChange, ...]
+    comparison: Comparison | None
+    accuracy: Accuracy | None
+    timing: TimingReport | None
+    not_timed: str
+    footprints: Mapping[str, Footprint] = field(default_factory=dict)
+    node_times: Mapping[str, tuple[NodeTime, ...]] = field(default_factory=dict)
+    histograms: tuple[WeightHistogram, ...] = ()
+    warnings: tuple[str, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    report: str = ""
+
+    @property
+    def size_ratio(self) -> float | None:
+        """Bytes of the result over bytes of the input."""
+        return None if self.output is None else self.output.bytes / self.input.bytes
+
+    @property
+    def remarks(self) -> tuple[Remark, ...]:
+        """The remarks of all passes."""
+        return tuple(r for p in self.passes for r in p.remarks)
+
+
 def as_json(value: Any) -> Any:
     """Plain dicts, lists, strings and numbers for any result; NaN and infinities become strings."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -214,7 +214,7 @@ class _Walker:
                 continue
             fact = self._facts[tensor]
             if fact.dtype is None:
-                continue
+                raise ValueError(f"type of {tensor.name!r} is not known")
             types[tensor.name] = onnx.helper.make_tensor_type_proto(element_type(fact.dtype), fact.shape)
             if fact.shape is not None and len(fact.shape) <= 1 and (value := value_of(index)) is not None:
                 data[tensor.name] = onnx.numpy_helper.from_array(np.ascontiguousarray(value), tensor.name)

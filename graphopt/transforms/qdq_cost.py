@@ -12,6 +12,7 @@ from graphopt.transforms.qdq_units import Unit
 
 _ROWS = (1, 16, 128, 512)
 _FREE = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
+_POOLS = frozenset({"MaxPool", "AveragePool"})
 _UNSIGNED_PENALTY = 2.0
 
 
@@ -71,12 +72,20 @@ def unit_cost(unit: Unit, probes: Mapping[str, Probe], profile: Profile, precisi
         return 0.0
     facts = layer_facts(unit, probes)
     if facts is None:
-        sizes = [probes[t.name].elements for t in (*unit.variables, *unit.outputs) if t.name in probes]
-        return profile.elements_us(op, precision, max(sizes, default=0))
+        return profile.elements_us(op, precision, _elements(unit, probes))
     cost = _compute_cost(facts, profile, precision, unit.node.op)
     if precision == "int8" and not facts.constant:
         return cost * _UNSIGNED_PENALTY
     return cost
+
+
+def _elements(unit: Unit, probes: Mapping[str, Probe]) -> float:
+    """Values that an operator touches; a pool touches its window for each output, counted in 3x3 windows."""
+    made = sum(probes[t.name].elements for t in unit.outputs if t.name in probes)
+    if unit.node.op in _POOLS:
+        return made * math.prod(unit.node.attrs.get("kernel_shape", (3, 3))) / 9
+    given = [probes[t.name].elements for t in unit.variables if t.name in probes]
+    return max([made, *given])
 
 
 def _compute_cost(facts: LayerFacts, profile: Profile, precision: Precision, op: str) -> float:

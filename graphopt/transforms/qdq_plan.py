@@ -22,6 +22,7 @@ from graphopt.transforms.qdq_units import Unit, consumers_by_tensor
 
 _FOREVER = 10**8
 _RESERVE = 1.03
+_CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool"})
 _TEST_WHY = "the profile shows int8 slower than float here, Q/DQ around it included"
 
 
@@ -200,16 +201,16 @@ def _tensor_edges(
 ) -> None:
     """The cost of a Q before integer readers of a float value, and of a DQ before float readers of an integer one."""
     elements = probes[tensor.name].elements if tensor.name in probes else 0
-    q = profile.border_us("QuantizeLinear", elements) if profile else 1.0
-    dq = profile.border_us("DequantizeLinear", elements) if profile else 1.0
+    layout = any(n.op in _CONVOLUTIONS for n in (*tensor.outputs, *([made.node] if made else tensor.inputs)))
+    border = profile.border_us(elements, layout) if profile else 1.0
     producer = _FLOAT if made is None else vertices[id(made)]
     if consumers:
         reads_integer = network.vertex()
         for consumer in consumers:
             network.add(consumer, reads_integer, _FOREVER)
-        network.add(reads_integer, producer, q)
+        network.add(reads_integer, producer, border)
     if made is not None and made.rule.output == "required":
         reads_float = network.vertex()
         for consumer in [*consumers, *([_FLOAT] if others else [])]:
             network.add(reads_float, consumer, _FOREVER)
-        network.add(producer, reads_float, dq)
+        network.add(producer, reads_float, border)

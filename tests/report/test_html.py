@@ -1,0 +1,92 @@
+"""The HTML report: self-contained, escaped, and telling the same figures as the JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+
+from report_sample import sample_result
+from graphopt.report.html import figures, render, write
+from graphopt.results import as_json
+
+
+class Page(HTMLParser):
+    """Collects tags, what they link to, and the text of the key figures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in {"meta", "link", "input"}:
+            self.open.append(tag)
+        self.links += [v for k, v in attrs if k in ("src", "href") and v]
+
+    def handle_startendtag(self, tag, attrs):
+        """Tags that close themselves open nothing."""
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_page_is_well_formed_and_loads_nothing():
+    text = render(sample_result())
+    page = Page()
+    page.feed(text)
+    assert page.open == []
+    assert page.links == ["data:,"]
+    assert "http://" not in text
+    assert "https://" not in text
+    assert len(text) < 1_000_000
+
+
+def test_text_from_the_model_is_escaped():
+    text = render(sample_result())
+    assert "<script>alert(1)</script>" not in text
+    assert "&lt;script&gt;alert(1)" in text
+
+
+def test_embedded_json_is_the_result():
+    result = sample_result()
+    embedded = re.search(r'<script type="application/json" id="result">(.*?)</script>', render(result), re.DOTALL)
+    assert json.loads(embedded[1].replace("<\\/", "</")) == json.loads(json.dumps(as_json(result)))
+
+
+def test_key_figures():
+    cards = {c["key"]: c for c in figures(sample_result())}
+    assert cards["size"]["words"] == "0.18x"
+    assert cards["latency"]["words"] == "2.50x faster"
+    assert (cards["accuracy"]["before"], cards["accuracy"]["after"]) == ("0.9340", "0.9290")
+
+
+def test_write_makes_page_and_json(tmp_path):
+    page = write(sample_result(), tmp_path / "report")
+    assert page.is_file()
+    assert json.loads((tmp_path / "report" / "report.json").read_text())["pipeline"].startswith("cleanup,prune")
+
+
+@pytest.mark.parametrize("missing", ["timing", "comparison", "accuracy", "output"])
+def test_parts_may_be_missing(missing):
+    from dataclasses import replace
+
+    assert render(replace(sample_result(), **{missing: None}, not_timed="no CUDA device"))
+
+
+def test_page_loads_in_chromium_without_errors(tmp_path):
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium here")
+    page = write(sample_result(), tmp_path)
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += ["--disable-background-networking", "--no-first-run", "--enable-logging=stderr", "--dump-dom", page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert 'data-figure="size"' in done.stdout
+    assert 'id="find"' in done.stdout
+    assert "hidden" not in re.search(r"<input id=\"find\"[^>]*>", done.stdout)[0]
+    assert "Uncaught" not in done.stderr
