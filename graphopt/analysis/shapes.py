@@ -75,10 +75,12 @@ def interpret(
     dims: Mapping[str, int] | None = None,
     primes: tuple[int, ...] = PRIMES,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    before: Callable[[Node, Facts], None] | None = None,
 ) -> Facts:
     """The facts of ``graph`` with the symbolic dims set to ``dims``, the rest to ``primes`` in order of appearance.
 
-    ``input_shapes`` overrides whole inputs by name. Nodes that cannot be understood are listed in ``problems`` and
+    ``input_shapes`` overrides whole inputs by name. ``before`` is called ahead of each node with the facts so far; it
+    may change the node's inputs and add facts for them. Nodes that cannot be understood are listed in ``problems`` and
     their outputs stay unknown.
     """
     facts = Facts(dims=dict(dims or {}))
@@ -88,7 +90,9 @@ def interpret(
             shape = (input_shapes or {}).get(tensor.name) or _input_shape(tensor, facts, spare)
             facts.table[tensor] = Fact(tensor.dtype, shape)
     walker = _Walker(graph, facts, spare)
-    for node in graph.nodes:
+    for node in list(graph.nodes):
+        if before is not None:
+            before(node, facts)
         walker.visit(node)
     return facts
 

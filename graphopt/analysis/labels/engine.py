@@ -2,42 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from graphopt.analysis.labels.rows import OpKey, builtin
 from graphopt.analysis.labels.site import Axes, EdgeKey, Record, Rule, Site
 from graphopt.analysis.labels.solve import Solution, solve
 from graphopt.analysis.labels.space import Frozen
-from graphopt.analysis.shapes import Facts, interpret
+from graphopt.analysis.shapes import OTHER_PRIMES, Facts, interpret
 from graphopt.graph import Graph, subgraphs
 from graphopt.ir import Node, Tensor
 
 
 @dataclass
 class Coupling:
-    """Result of the analysis: what the rows said, and the classes that follow."""
+    """Result of the analysis: what the rows said, and the classes that follow.
+
+    ``other_facts`` are those under other values of the symbolic dims; they tell which computed values are fixed.
+    """
 
     graph: Graph
     record: Record
     solution: Solution
+    other_facts: Facts | None = None
 
     @property
     def facts(self) -> Facts:
         """Concrete shapes and values of all tensors."""
         return self.record.facts
 
-    def constant_axes(self) -> dict[Tensor, list[tuple[EdgeKey | None, Axes]]]:
-        """For each labelled constant its axes, per consuming edge (None: for all of them)."""
-        found: dict[Tensor, list[tuple[EdgeKey | None, Axes]]] = {}
-        for (node, index), axes in self.record.edge_axes.items():
-            found.setdefault(node.inputs[index], []).append(((node, index), axes))
-        from graphopt.ir import is_constant
-
-        for tensor, axes in self.record.axes.items():
-            if is_constant(tensor) and tensor not in found:
-                found[tensor] = [(None, axes)]
-        return found
+    def weight_axes(self) -> Iterator[tuple[Tensor, Axes, tuple[EdgeKey, ...]]]:
+        """Every labelled constant with its axes and the edges that read it so."""
+        record = self.record
+        for tensor, edges in record.labelled.items():
+            own = [e for e in edges if e in record.edge_axes]
+            for edge in own:
+                yield tensor, record.edge_axes[edge], (edge,)
+            if len(own) < len(edges):
+                yield tensor, record.axes[tensor], tuple(e for e in edges if e not in record.edge_axes)
 
 
 def analyse(
@@ -69,7 +71,10 @@ def analyse(
         _freeze_tensor(record, tensor, f"graph output {tensor.name}")
     for tensor, reason in (frozen or {}).items():
         _freeze_tensor(record, tensor, reason)
-    return Coupling(graph, record, solve(record.space))
+    other = record.facts
+    if record.facts.dims:
+        other = interpret(graph, primes=OTHER_PRIMES)
+    return Coupling(graph, record, solve(record.space), other)
 
 
 def _freeze_tensor(record: Record, tensor: Tensor, reason: str) -> None:

@@ -30,6 +30,7 @@ class Record:
     norms: list[Norm] = field(default_factory=list)
     costs: list[Cost] = field(default_factory=list)
     opaque: dict[Node, str] = field(default_factory=dict)
+    labelled: dict[Tensor, set[EdgeKey]] = field(default_factory=dict)
 
     def of(self, node: Node, index: int) -> Axes:
         """The axes of input ``index`` of ``node``."""
@@ -93,6 +94,8 @@ class Site:
     def axes(self, index: int) -> Axes:
         """The axes of an input."""
         tensor = self.node.inputs[index]
+        if is_constant(tensor):
+            self.record.labelled.setdefault(tensor, set()).add((self.node, index % len(self.node.inputs)))
         found = self.record.axes.get(tensor)
         if found is None:
             found = self.record.axes[tensor] = self.free(self.shape(index))

@@ -1,0 +1,127 @@
+"""Which positions stay, and the manifest that says so by tensor name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from graphopt.analysis.labels import Axis, Coupling, Frozen
+from graphopt.analysis.labels.solve import Bools
+from graphopt.errors import UsageError
+from graphopt.ir import Array
+
+FORMAT = "graphopt-keep-1"
+
+
+@dataclass
+class KeepSet:
+    """The classes that are removed, seen from any axis."""
+
+    coupling: Coupling
+    removed: Bools
+    _masks: dict[int, tuple[Axis, Array]] = field(default_factory=dict)
+
+    @classmethod
+    def removing(cls, coupling: Coupling, leaves: Bools) -> KeepSet:
+        """Remove these leaf classes and everything that follows from them."""
+        return cls(coupling, coupling.solution.removed(leaves))
+
+    def mask(self, axis: Axis) -> Array:
+        """True where a position of ``axis`` stays."""
+        found = self._masks.get(id(axis))
+        if found is not None:
+            return found[1]
+        classes = self.coupling.solution.classes(axis)
+        mask = np.ones(len(axis), bool) if classes is None else ~self.removed[classes]
+        self._masks[id(axis)] = (axis, mask)
+        return mask
+
+    def count(self, axis: Axis) -> int:
+        """How many positions stay."""
+        return len(axis) if isinstance(axis, Frozen) else int(self.mask(axis).sum())
+
+    def changed(self, axis: Axis) -> bool:
+        """Whether any position goes."""
+        return not isinstance(axis, Frozen) and not bool(self.mask(axis).all())
+
+    def empty(self) -> bool:
+        """Whether nothing is removed."""
+        return not bool(self.removed.any())
+
+
+def write_manifest(keep: KeepSet) -> dict[str, Any]:
+    """The keep-set by weight: original extents and removed positions of every axis that changes. Plain JSON data."""
+    weights: dict[str, dict[str, Any]] = {}
+    for tensor, axes, edges in keep.coupling.weight_axes():
+        removed = {
+            str(k): np.flatnonzero(~keep.mask(axis)).tolist() for k, axis in enumerate(axes) if keep.changed(axis)
+        }
+        if removed:
+            key = tensor.name if not _per_edge(keep.coupling, edges) else f"{tensor.name}@{edges[0][0].name}:{edges[0][1]}"
+            weights[key] = {"shape": [len(a) for a in axes], "removed": removed}
+    return {"format": FORMAT, "weights": dict(sorted(weights.items()))}
+
+
+def _per_edge(coupling: Coupling, edges: tuple[Any, ...]) -> bool:
+    return edges[0] in coupling.record.edge_axes
+
+
+def read_manifest(coupling: Coupling, manifest: Mapping[str, Any] | str) -> KeepSet:
+    """The keep-set of a manifest, for the graph of ``coupling`` (the original, or another training of it).
+
+    Raises:
+        UsageError: it is no manifest, a weight is missing or has other extents, or it would remove frozen positions.
+    """
+    data = json.loads(manifest) if isinstance(manifest, str) else manifest
+    if data.get("format") != FORMAT:
+        raise UsageError(f"not a keep-set manifest (format {data.get('format')!r}, expected {FORMAT!r})")
+    solution = coupling.solution
+    wanted = np.zeros(len(solution.frozen), bool)
+    left = dict(data["weights"])
+    for tensor, axes, edges in coupling.weight_axes():
+        key = tensor.name if not _per_edge(coupling, edges) else f"{tensor.name}@{edges[0][0].name}:{edges[0][1]}"
+        entry = left.pop(key, None)
+        if entry is None:
+            continue
+        if entry["shape"] != [len(a) for a in axes]:
+            raise UsageError(f"weight {key!r} has extents {[len(a) for a in axes]}, the manifest {entry['shape']}")
+        for place, positions in entry["removed"].items():
+            classes = solution.classes(axes[int(place)])
+            if classes is None or solution.frozen[classes[positions]].any():
+                raise UsageError(f"axis {place} of {key!r} cannot be pruned here, the manifest removes from it")
+            wanted[classes[positions]] = True
+    if left:
+        raise UsageError(f"the manifest names weights that this model lacks: {', '.join(sorted(left)[:3])}")
+    leaves = _leaves_behind(coupling, wanted)
+    keep = KeepSet.removing(coupling, leaves)
+    if not np.array_equal(keep.removed & _seen(coupling), wanted):
+        raise UsageError("the manifest removes positions that do not form whole units of this model")
+    return keep
+
+
+def _seen(coupling: Coupling) -> Bools:
+    seen = np.zeros(len(coupling.solution.frozen), bool)
+    for _, axes, _ in coupling.weight_axes():
+        for axis in axes:
+            classes = coupling.solution.classes(axis)
+            if classes is not None:
+                seen[classes] = True
+    return seen
+
+
+def _leaves_behind(coupling: Coupling, wanted: Bools) -> Bools:
+    """Leaf classes whose removal explains ``wanted``: those wanted, and factors of which every position is wanted."""
+    leaves = wanted & coupling.solution.leaf
+    for grid in reversed(coupling.solution.grids):
+        gone = wanted[grid.merged]
+        for k, factor in enumerate(grid.factors):
+            others = tuple(i for i in range(gone.ndim) if i != k)
+            whole = gone.all(axis=others) & ~coupling.solution.frozen[factor]
+            if not gone.all():
+                leaves[factor[whole]] = True
+                wanted = wanted.copy()
+    return leaves & coupling.solution.leaf

@@ -1,0 +1,213 @@
+"""Chooses which units go: per family by ratio, or as many as a budget allows."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from graphopt.analysis.labels.solve import Bools
+from graphopt.errors import UsageError
+from graphopt.ir import Tensor, constant_value
+from graphopt.transforms.criteria import Scores
+from graphopt.transforms.keepset import KeepSet
+from graphopt.transforms.selection_units import Family, Units
+
+Budget: TypeAlias = Literal["macs", "params", "bytes"]
+NARROW = 8
+_STEPS = 24
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How much of each family goes.
+
+    ``ratio``: share of units removed. ``ratios``: overrides by pattern on node names (``op=Conv`` matches operators).
+    ``align``: kept widths are multiples of it, except in families narrower than 8 times it. ``minimum``: units that
+    always stay. ``max_ratio``: no family loses more. ``include`` and ``exclude`` are patterns.
+    """
+
+    ratio: float = 0.5
+    ratios: Mapping[str, float] = field(default_factory=dict)
+    align: int = 1
+    minimum: int = 1
+    max_ratio: float = 1.0
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    scope: Literal["local", "global"] = "local"
+
+
+def matches(family: Family, pattern: str) -> bool:
+    """Whether a pattern (glob on node names, or ``op=NAME``) names a node whose weights the family cuts."""
+    if pattern.startswith("op="):
+        return any(n.op == pattern[3:] for n in family.nodes)
+    return any(fnmatch.fnmatchcase(n.name, pattern) for n in family.nodes)
+
+
+def active_families(units: Units, policy: Policy) -> list[Family]:
+    """Families that may be pruned. Of those that shrink the same axis (heads, and positions inside heads) one stays
+    in play: the first whose width reaches the ratio closely."""
+    chosen: set[int] = set()
+    out: set[int] = set()
+    for slots in units.rivals:
+        options = [s for s in slots if not set(s) & out]
+        if not options:
+            continue
+        best = next((s for s in options if set(s) & chosen), None)
+        if best is None:
+            best = next((s for s in options if all(_fits(units.families[f], policy) for f in s)), None)
+        if best is None:
+            best = max(options, key=lambda s: min(len(units.families[f]) for f in s))
+        chosen |= set(best)
+        for slot in slots:
+            out |= set(slot) - chosen
+    return [f for f in units.families if f.number not in out and len(f) > 1 and _wanted(f, policy)]
+
+
+def _fits(family: Family, policy: Policy) -> bool:
+    ratio = _ratio(family, policy)
+    return len(family) > 1 and abs(round(len(family) * ratio) / len(family) - ratio) <= 0.1
+
+
+def _wanted(family: Family, policy: Policy) -> bool:
+    if policy.include and not any(matches(family, p) for p in policy.include):
+        return False
+    return not any(matches(family, p) for p in policy.exclude)
+
+
+def _ratio(family: Family, policy: Policy) -> float:
+    ratio = next((r for p, r in policy.ratios.items() if matches(family, p)), policy.ratio)
+    return min(ratio, policy.max_ratio)
+
+
+def removed_count(width: int, ratio: float, policy: Policy) -> int:
+    """How many units of a family of this width go at this ratio, alignment and minimum respected."""
+    keep = width - round(width * ratio)
+    if policy.align > 1 and width >= NARROW * policy.align and keep < width:
+        keep = min(width, max(policy.align, round(keep / policy.align) * policy.align))
+    return width - min(width, max(keep, policy.minimum, 1))
+
+
+def by_ratio(units: Units, scores: Scores, policy: Policy) -> KeepSet:
+    """Remove the least important units of every family, or the least important of all (``scope`` global)."""
+    leaves = np.zeros(len(units.family_of), bool)
+    families = active_families(units, policy)
+    if policy.scope == "global":
+        counts = _global_counts(families, scores, policy)
+    else:
+        counts = {f.number: removed_count(len(f), _ratio(f, policy), policy) for f in families}
+    for family in families:
+        order = np.argsort(scores[family.classes], kind="stable")
+        leaves[family.classes[order[: counts[family.number]]]] = True
+    return KeepSet.removing(units.coupling, leaves)
+
+
+def _global_counts(families: list[Family], scores: Scores, policy: Policy) -> dict[int, int]:
+    """One threshold for all families, on scores divided by the family's mean."""
+    if not families:
+        return {}
+    relative = [scores[f.classes] / max(float(scores[f.classes].mean()), 1e-30) for f in families]
+    cut = float(np.quantile(np.concatenate(relative), policy.ratio))
+    counts = {}
+    for family, values in zip(families, relative, strict=True):
+        below = min(int((values < cut).sum()), int(len(family) * policy.max_ratio))
+        counts[family.number] = removed_count(len(family), below / len(family), policy)
+    return counts
+
+
+def by_budget(units: Units, scores: Scores, policy: Policy, kind: Budget, keep: float) -> KeepSet:
+    """The smallest ratio with which at most ``keep`` (a share) of the MACs, parameters or weight bytes stays.
+
+    Raises:
+        UsageError: not even the largest ratio reaches the budget; the message says what can be reached.
+    """
+    measure = {"macs": macs, "params": parameters, "bytes": weight_bytes}[kind]
+    whole = measure(units, None)
+    if whole <= 0:
+        raise UsageError(f"the model has no {kind} to remove")
+    low, high, best = 0.0, min(0.99, policy.max_ratio), None
+    for _ in range(_STEPS):
+        ratio = high if best is None else (low + high) / 2
+        trial = by_ratio(units, scores, _with_ratio(policy, ratio))
+        share = measure(units, trial) / whole
+        if share <= keep:
+            best, high = trial, ratio
+        elif best is None:
+            raise UsageError(f"keep_{kind}={keep:g} cannot be reached: at most {1 - share:.1%} of the {kind} can go")
+        else:
+            low = ratio
+        if high - low < 1e-3:
+            break
+    assert best is not None
+    return best
+
+
+def _with_ratio(policy: Policy, ratio: float) -> Policy:
+    from dataclasses import replace
+
+    return replace(policy, ratio=ratio)
+
+
+def macs(units: Units, keep: KeepSet | None) -> float:
+    """Multiply-accumulates of all weighted nodes, before or after."""
+    return sum(c.macs(keep) for c in units.coupling.record.costs)
+
+
+def _sizes(units: Units, keep: KeepSet | None, per_element: Callable[[Tensor], int]) -> float:
+    total = 0.0
+    seen: set[Tensor] = set()
+    for tensor, axes, _ in units.coupling.weight_axes():
+        if tensor in seen:
+            continue
+        seen.add(tensor)
+        count = 1
+        for axis in axes:
+            count *= len(axis) if keep is None else keep.count(axis)
+        total += count * per_element(tensor)
+    return total
+
+
+def parameters(units: Units, keep: KeepSet | None) -> float:
+    """Elements of all labelled constants."""
+    return _sizes(units, keep, lambda _: 1)
+
+
+def weight_bytes(units: Units, keep: KeepSet | None) -> float:
+    """Bytes of all labelled constants."""
+    return _sizes(units, keep, lambda t: int(np.dtype(t.dtype).itemsize) if t.dtype is not None else 4)
+
+
+def by_threshold(units: Units, threshold: float, policy: Policy) -> KeepSet:
+    """Remove units all of whose producing weights are at most ``threshold`` in magnitude; one unit always stays."""
+    peak = np.zeros(len(units.family_of))
+    for tensor, axes, edges in units.coupling.weight_axes():
+        for place, axis in enumerate(axes):
+            classes = units.coupling.solution.classes(axis)
+            value = constant_value(tensor) if classes is not None else None
+            if classes is None or value is None or value.dtype.kind != "f" or value.ndim < 2:
+                continue
+            others = tuple(k for k in range(value.ndim) if k != place)
+            np.maximum.at(peak, classes, np.abs(value).max(axis=others))
+    for grid in units.coupling.solution.grids:
+        for k, factor in enumerate(grid.factors):
+            others = tuple(i for i in range(grid.merged.ndim) if i != k)
+            np.maximum.at(peak, factor, peak[grid.merged].max(axis=others))
+    return removing_but_one(units, peak <= threshold, peak, policy)
+
+
+def removing_but_one(units: Units, marked: Bools, scores: Scores, policy: Policy) -> KeepSet:
+    """Remove marked units, but leave at least ``minimum`` of each family (those that score best)."""
+    leaves = np.zeros(len(units.family_of), bool)
+    out: set[int] = set()
+    for family in units.families:
+        hit = marked[family.classes]
+        if not hit.any() or family.number in out or not _wanted(family, policy):
+            continue
+        order = np.argsort(scores[family.classes], kind="stable")
+        limit = len(family) - max(policy.minimum, 1)
+        chosen = [i for i in order if hit[i]][:limit]
+        leaves[family.classes[chosen]] = True
+    return KeepSet.removing(units.coupling, leaves)
