@@ -1,0 +1,263 @@
+"""Fold per-channel scales and shifts into the weights before them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphopt.ir import Array, Constant, Node, Tensor
+from graphopt.pipeline.cleaning import CleaningPass
+from graphopt.transforms.editing import Editor, Rewrite
+from graphopt.transforms.facts import attribute
+
+FLOAT_TYPES = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16))
+
+
+@dataclass(frozen=True)
+class Affine:
+    """``y = scale * x + shift``, one number a channel (or one for all); None leaves that part out."""
+
+    scale: Array | None
+    shift: Array | None
+
+
+def _affine_of_batchnorm(node: Node, editor: Editor) -> Affine | None:
+    """The affine map of a BatchNormalization in inference: computed in float64."""
+    if any(t.outputs or editor.is_end(t) for t in node.outputs[1:]) or attribute(node, "training_mode", 0):
+        return None
+    if editor.opset < 9 and not attribute(node, "spatial", 1):
+        return None
+    if editor.opset < 7 and not attribute(node, "is_test", 0):
+        return None
+    values = [editor.constant(node, i) for i in range(1, 5)]
+    if any(v is None or v.dtype not in FLOAT_TYPES for v in values):
+        return None
+    scale, bias, mean, variance = (np.asarray(v, np.float64) for v in values)
+    epsilon = attribute(node, "epsilon", 1e-5)
+    with np.errstate(all="ignore"):
+        factor = scale / np.sqrt(variance + np.float64(np.float32(epsilon)))
+        return Affine(factor, bias - mean * factor)
+
+
+def _affine_of_arithmetic(node: Node, editor: Editor, index: int, channels: int, axis: int, rank: int) -> Affine | None:
+    """The affine map of Mul, Div, Add or Sub with a constant that varies along the channel axis only."""
+    value = editor.constant(node, index)
+    if value is None or value.dtype not in FLOAT_TYPES or (node.op in ("Div", "Sub") and index == 0):
+        return None
+    per_channel = _per_channel(value, channels, axis, rank)
+    if per_channel is None:
+        return None
+    wide = per_channel.astype(np.float64)
+    match node.op:
+        case "Mul":
+            return Affine(wide, None)
+        case "Div":
+            return None if np.any(wide == 0) else Affine(1 / wide, None)
+        case "Add":
+            return Affine(None, wide)
+        case _:
+            return Affine(None, -wide)
+
+
+def _per_channel(value: Array, channels: int, axis: int, rank: int) -> Array | None:
+    """A constant as one number a channel, when it broadcasts along every other axis."""
+    if value.size == 1:
+        return None if value.ndim > rank else value.reshape(1)
+    if value.ndim > rank:
+        return None
+    shape = (1,) * (rank - value.ndim) + value.shape
+    if shape[axis] != channels or value.size != channels:
+        return None
+    return value.reshape(channels)
+
+
+def _weighted(node: Node, editor: Editor) -> tuple[Node, int] | None:
+    """The Conv, ConvTranspose, Gemm or MatMul with constant weights whose only reader is ``node``; and the input."""
+    for index, tensor in enumerate(node.inputs[: 1 if node.op == "BatchNormalization" else 2]):
+        made = editor.private_producer(tensor, node, "Conv", "ConvTranspose", "Gemm", "MatMul")
+        if made is not None and editor.constant(made, 1) is not None:
+            return made, index
+    return None
+
+
+def _channels(layer: Node, editor: Editor) -> tuple[int, int, int] | None:
+    """Number of output channels, their axis in the output, and the output's rank."""
+    weight = editor.constant(layer, 1)
+    rank = editor.fact(layer.outputs[0]).rank
+    if weight is None or weight.dtype not in FLOAT_TYPES or rank is None:
+        return None
+    match layer.op:
+        case "Conv":
+            return weight.shape[0], 1, rank
+        case "ConvTranspose":
+            return weight.shape[1] * attribute(layer, "group", 1), 1, rank
+        case "Gemm":
+            return weight.shape[0 if attribute(layer, "transB", 0) else 1], 1, rank
+        case _:
+            return (weight.shape[1], rank - 1, rank) if weight.ndim == 2 else None
+
+
+def _fold(node: Node, editor: Editor) -> bool:
+    """layer(x) * scale + shift -> layer with other weights."""
+    found = _weighted(node, editor)
+    if found is None:
+        return False
+    layer, index = found
+    place = _channels(layer, editor)
+    if place is None:
+        return False
+    channels, axis, rank = place
+    if node.op == "BatchNormalization":
+        affine = _affine_of_batchnorm(node, editor) if axis == 1 else None
+    else:
+        affine = _affine_of_arithmetic(node, editor, 1 - index, channels, axis, rank)
+        same = editor.fact(node.outputs[0]).shape == editor.fact(layer.outputs[0]).shape
+        affine = affine if same and editor.opset >= 7 else None
+    return affine is not None and _apply(layer, affine, channels, node, editor)
+
+
+def _apply(layer: Node, affine: Affine, channels: int, node: Node, editor: Editor) -> bool:
+    weight = editor.constant(layer, 1)
+    bias = editor.constant(layer, 2)
+    if weight is None or (bias is None and editor.has_input(layer, 2)):
+        return False
+    if layer.op == "MatMul" and affine.shift is not None:
+        return False
+    if layer.op == "Gemm" and not _gemm_bias_fits(layer, bias, channels):
+        return False
+    changed = weight if affine.scale is None else _scaled_weight(layer, weight, affine.scale)
+    made_bias = _changed_bias(layer, bias, affine, channels, weight)
+    parts = [p for p in (changed, made_bias) if p is not None]
+    if not all(np.isfinite(p).all() for p in parts):
+        editor.gate.skipped(node, "not folded: a folded weight would not be finite")
+        return False
+    if not editor.allow(node):
+        return False
+    inputs: list[Tensor | None] = [layer.inputs[0], layer.inputs[1]]
+    if affine.scale is not None:
+        inputs[1] = editor.const(layer, changed.astype(weight.dtype), hint=f"{layer.inputs[1].name}_folded")
+    if made_bias is not None:
+        hint = layer.inputs[2].name if editor.has_input(layer, 2) else f"{layer.inputs[1].name}_bias"
+        inputs.append(editor.const(layer, made_bias.astype(weight.dtype), hint=f"{hint}_folded"))
+    attrs = dict(layer.attrs)
+    if layer.op == "Gemm":
+        attrs["beta"] = 1.0
+    made = editor.add(layer.op, inputs, layer, attrs)
+    return editor.replace(node.outputs[0], made.outputs[0])
+
+
+def _gemm_bias_fits(layer: Node, bias: Array | None, channels: int) -> bool:
+    """Whether Gemm's C is one number a column, and both factors allow the fold."""
+    if bias is None:
+        return True
+    return bias.size in (1, channels) and (bias.ndim < 2 or bias.shape[-1] == bias.size)
+
+
+def _scaled_weight(layer: Node, weight: Array, scale: Array) -> Array:
+    wide = weight.astype(np.float64)
+    if scale.size == 1:
+        return wide * scale.reshape(())
+    match layer.op:
+        case "Conv":
+            return wide * scale.reshape(-1, *[1] * (weight.ndim - 1))
+        case "ConvTranspose":
+            groups = attribute(layer, "group", 1)
+            split = wide.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
+            factor = scale.reshape(groups, 1, weight.shape[1], *[1] * (weight.ndim - 2))
+            return (split * factor).reshape(weight.shape)
+        case "Gemm" if attribute(layer, "transB", 0):
+            return wide * scale.reshape(-1, 1)
+        case _:
+            return wide * scale
+
+
+def _changed_bias(layer: Node, bias: Array | None, affine: Affine, channels: int, weight: Array) -> Array | None:
+    if bias is None and affine.shift is None:
+        return None
+    wide = np.zeros(channels) if bias is None else np.broadcast_to(bias.astype(np.float64).reshape(-1), (channels,))
+    if layer.op == "Gemm" and bias is not None:
+        wide = wide * attribute(layer, "beta", 1.0)
+    scale = 1.0 if affine.scale is None else affine.scale
+    shift = 0.0 if affine.shift is None else affine.shift
+    return np.broadcast_to(wide * scale + shift, (channels,)).copy()
+
+
+def _merge_constants(node: Node, editor: Editor) -> bool:
+    """(x * a) * b -> x * (a * b), and (x + a) + b -> x + (a + b), for constants."""
+    if editor.opset < 7:
+        return False
+    for index in (0, 1):
+        inner = editor.private_producer(node.inputs[index], node, node.op)
+        outer_value = editor.constant(node, 1 - index)
+        if inner is None or outer_value is None or outer_value.dtype not in FLOAT_TYPES:
+            continue
+        for at in (0, 1):
+            value = editor.constant(inner, at)
+            rest = inner.inputs[1 - at]
+            if value is None or isinstance(rest, Constant):
+                continue
+            joined = _joined(node.op, value, outer_value)
+            if joined is None or joined.nbytes > max(value.nbytes, outer_value.nbytes) or not editor.allow(node):
+                return False
+            return editor.replace(node.outputs[0], editor.new(node.op, [rest, editor.const(node, joined)], node))
+    return False
+
+
+def _joined(op: str, a: Array, b: Array) -> Array | None:
+    with np.errstate(all="ignore"):
+        wide = a.astype(np.float64) * b if op == "Mul" else a.astype(np.float64) + b
+        made = wide.astype(a.dtype)
+    usable = np.isfinite(made).all() and not (op == "Mul" and np.any((made == 0) & (a != 0) & (b != 0)))
+    return made if usable else None
+
+
+def _lone_batchnorm(node: Node, editor: Editor) -> bool:
+    """BatchNormalization(x * a) or (x + a), a constant -> one BatchNormalization with other parameters."""
+    inner = editor.private_producer(node.inputs[0], node, "Mul", "Add")
+    shape = editor.fact(node.inputs[0]).shape
+    affine = _affine_of_batchnorm(node, editor)
+    scale = editor.constant(node, 1)
+    if inner is None or shape is None or affine is None or scale is None or not isinstance(shape[1], int):
+        return False
+    for at in (0, 1):
+        if editor.fact(inner.inputs[1 - at]).shape != shape:
+            continue
+        before = _affine_of_arithmetic(inner, editor, at, shape[1], 1, len(shape))
+        if before is None or affine.scale is None or affine.shift is None:
+            continue
+        total_scale = affine.scale * (1.0 if before.scale is None else before.scale)
+        total_shift = affine.shift + affine.scale * (0.0 if before.shift is None else before.shift)
+        if not (np.isfinite(total_scale).all() and np.isfinite(total_shift).all()) or not editor.allow(node):
+            return False
+        return _write_batchnorm(node, inner.inputs[1 - at], total_scale, total_shift, editor)
+    return False
+
+
+def _write_batchnorm(node: Node, source: Tensor, scale: Array, shift: Array, editor: Editor) -> bool:
+    """One BatchNormalization that computes ``scale * x + shift``, with its mean and variance kept."""
+    mean, variance = editor.constant(node, 3), editor.constant(node, 4)
+    old = editor.constant(node, 1)
+    assert mean is not None and variance is not None and old is not None
+    spread = np.sqrt(variance.astype(np.float64) + attribute(node, "epsilon", 1e-5))
+    gamma = (scale * spread).astype(old.dtype)
+    beta = (shift + mean * scale).astype(old.dtype)
+    inputs = [source, editor.const(node, gamma), editor.const(node, beta), node.inputs[3], node.inputs[4]]
+    return editor.replace(node.outputs[0], editor.new("BatchNormalization", inputs, node, dict(node.attrs)))
+
+
+REWRITES = (
+    Rewrite("into_weights", ("BatchNormalization", "Mul", "Div", "Add", "Sub"), _fold, "equivalent"),
+    Rewrite("constants", ("Mul", "Add"), _merge_constants, "equivalent"),
+    Rewrite("into_batchnorm", ("BatchNormalization",), _lone_batchnorm, "equivalent"),
+)
+
+
+class FoldBatchnorm(CleaningPass):
+    """Folds BatchNormalization, and Mul, Div, Add, Sub by constants, into Conv, ConvTranspose, Gemm or MatMul.
+
+    Legal when the weights are constant and nothing else reads the result. Computed in float64. Two multiplications,
+    or additions, by constants in a row become one.
+    """
+
+    rewrites = REWRITES
