@@ -21,10 +21,13 @@ from graphopt.runtime.cpu import cpu_info
 _CHAIN = 4
 _CONVS = {"conv3x3": (3, False), "conv1x1": (1, False), "depthwise": (3, True)}
 _CHANNELS = {16: 56, 32: 56, 64: 28, 128: 28, 256: 14, 512: 7}
+_STEM_SIDE = 64
+_STEM_KERNELS = (3, 7)
+_STEM_CHANNELS = (16, 32, 64)
 _ROWS = (1, 16, 128, 512)
 _WIDTHS = (64, 256, 1024)
 _POINTWISE = ("Add", "Mul")
-_UNARY = ("Sigmoid", "GlobalAveragePool", "Transpose", "Concat")
+_UNARY = ("Sigmoid", "HardSwish", "HardSigmoid", "LeakyRelu", "Tanh", "GlobalAveragePool", "Transpose", "Concat")
 _POOLS = ("AveragePool", "MaxPool")
 _SIZES = (4096, 262144)
 
@@ -90,6 +93,19 @@ def _conv_chain(kernel: int, depthwise: bool, channels: int, side: int, quantize
     return b.build()
 
 
+def _stem(kernel: int, channels: int, quantized: bool) -> bytes:
+    """The first layer of a vision net: three channels in, which needs im2col on integers."""
+    b = _Builder((1, 3, _STEM_SIDE, _STEM_SIDE))
+    if quantized:
+        b.last = b.quantize(b.last)
+    w = _weight(b, np.full((channels, 3, kernel, kernel), 0.05, np.float32), 0, quantized)
+    b.last = b.node("Relu", [b.node("Conv", [b.last, w], pads=[kernel // 2] * 4)])
+    b.last = b.quantize(b.last) if quantized else b.last
+    b.last = b.node("MaxPool", [b.last], kernel_shape=[1, 1], strides=[_STEM_SIDE, _STEM_SIDE])
+    b.last = b.quantize(b.last) if quantized else b.last
+    return b.build()
+
+
 def _matmul_chain(rows: int, width: int, quantized: bool) -> bytes:
     rng = np.random.default_rng(0)
     b = _Builder((rows, width))
@@ -133,14 +149,27 @@ def _pool_chain(op: str, elements: int, quantized: bool) -> bytes:
     return b.build()
 
 
-def _border(op: str, elements: int) -> bytes:
-    """A float layout-sensitive chain with a Q/DQ pair inside, or without it (``op`` empty)."""
+def _plain_border(pair: bool, elements: int) -> bytes:
+    """Float operators with a Q/DQ pair between them, or without."""
     side = int((elements / 16) ** 0.5)
     b = _Builder((1, 16, side, side))
     for _ in range(_CHAIN):
         b.last = b.node("Tanh", [b.last])
-        if op:
+        if pair:
             b.last = b.quantize(b.last)
+    return b.build()
+
+
+def _conv_border(flavours: tuple[bool, ...], elements: int) -> bytes:
+    """A chain of convolutions, each float or integer: borders between them change type and layout."""
+    side = int((elements / 16) ** 0.5)
+    b = _Builder((1, 16, side, side))
+    for index, quantized in enumerate(flavours):
+        if quantized and (index == 0 or not flavours[index - 1]):
+            b.last = b.quantize(b.last)
+        w = _weight(b, np.full((16, 16, 1, 1), 0.05, np.float32), 0, quantized)
+        b.last = b.node("Relu", [b.node("Conv", [b.last, w])])
+        b.last = b.quantize(b.last) if quantized else b.last
     return b.build()
 
 
@@ -192,6 +221,21 @@ def _elements(rounds: int) -> dict[str, float]:
     return found
 
 
+def _borders(rounds: int) -> dict[str, float]:
+    """Nanoseconds per element of a Q or a DQ: half of what a pair costs, with and without a change of layout."""
+    step = _SIZES[1] - _SIZES[0]
+    small = _times_us([_plain_border(p, _SIZES[0]) for p in (False, True)], rounds)
+    large = _times_us([_plain_border(p, _SIZES[1]) for p in (False, True)], rounds)
+    plain = 1e3 * ((large[1] - large[0]) - (small[1] - small[0])) / (_CHAIN * step)
+    chains = ((False,) * 8, (True,) * 8, (False, True) * 4)
+    costs = []
+    for size in _SIZES:
+        floats, integers, mixed = _times_us([_conv_border(c, size) for c in chains], rounds)
+        costs.append(mixed - (floats + integers) / 2)
+    layout = 1e3 * (costs[1] - costs[0]) / (3.5 * step)
+    return {"border": round(max(plain, 0.01) / 2, 4), "border/layout": round(max(layout, plain, 0.01) / 2, 4)}
+
+
 def measure_ort_cpu(rounds: int = 9) -> dict[str, Any]:
     """Measure ONNX Runtime's CPU provider here; the result is the content of a profile file. Takes about a minute."""
     import onnxruntime as ort
@@ -210,14 +254,17 @@ def measure_ort_cpu(rounds: int = 9) -> dict[str, Any]:
             macs = channels * (1 if depthwise else channels) * kernel**2 * side**2
             models = [_conv_chain(kernel, depthwise, channels, side, q) for q in (False, True)]
             record(layer, channels, macs, _times_us(models, rounds))
+    for kernel in _STEM_KERNELS:
+        for channels in _STEM_CHANNELS:
+            times = _times_us([_stem(kernel, channels, q) for q in (False, True)], rounds)
+            macs = 3 * kernel**2 * channels * _STEM_SIDE**2
+            record(f"stem{kernel}x{kernel}", channels, macs, [_CHAIN * t for t in times])
     for rows in _ROWS:
         for width in _WIDTHS:
             times = _times_us([_matmul_chain(rows, width, q) for q in (False, True)], rounds)
             record(f"matmul{rows}", width, rows * width**2, times)
     elements = _elements(rounds)
-    plain, both = (_times_us([_border(op, n) for n in _SIZES], rounds) for op in ("", "Q"))
-    pair = 1e3 * ((both[1] - both[0]) - (plain[1] - plain[0])) / (_CHAIN * (_SIZES[1] - _SIZES[0]))
-    elements["QuantizeLinear"] = elements["DequantizeLinear"] = round(max(pair, 0.01) / 2, 4)
+    elements |= _borders(rounds)
     cpu = cpu_info()
     return {
         "target": "ort-cpu",

@@ -55,9 +55,9 @@ class Profile:
         cost = table.get(f"{op}/{precision}", table[f"*/{precision}"])
         return self.node_us[precision] + 1e-3 * cost * elements
 
-    def border_us(self, op: Literal["QuantizeLinear", "DequantizeLinear"], elements: float) -> float:
-        """Microseconds for a Q or DQ at the border of an integer region, layout change included."""
-        return self.node_us["float32"] + 1e-3 * self.per_element[op] * elements
+    def border_us(self, elements: float, layout: bool) -> float:
+        """Microseconds for a Q or DQ at the border of an integer region; ``layout``: convolutions are next to it."""
+        return self.node_us["float32"] + 1e-3 * self.per_element["border/layout" if layout else "border"] * elements
 
 
 def interpolate(curve: Curve, x: float) -> float:

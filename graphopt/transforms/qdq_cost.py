@@ -11,7 +11,10 @@ from graphopt.transforms.qdq_probe import Probe
 from graphopt.transforms.qdq_units import Unit
 
 _ROWS = (1, 16, 128, 512)
+_STEM_INPUTS = 4
+_LARGE_KERNEL = 25
 _FREE = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
+_FUSED_IN_FLOAT = frozenset({"HardSwish", "HardSigmoid", "Sigmoid", "Tanh", "LeakyRelu", "Relu", "Clip"})
 _POOLS = frozenset({"MaxPool", "AveragePool"})
 _UNSIGNED_PENALTY = 2.0
 
@@ -74,9 +77,25 @@ def unit_cost(unit: Unit, probes: Mapping[str, Probe], profile: Profile, precisi
     if facts is None:
         return profile.elements_us(op, precision, _elements(unit, probes))
     cost = _compute_cost(facts, profile, precision, unit.node.op)
+    if precision == "int8":
+        cost += _lost_fusion(unit, probes, profile)
     if precision == "int8" and not facts.constant:
         return cost * _UNSIGNED_PENALTY
     return cost
+
+
+def _lost_fusion(unit: Unit, probes: Mapping[str, Probe], profile: Profile) -> float:
+    """Time of the activation behind a convolution that float code takes over and an integer kernel does not."""
+    if unit.node.op != "Conv":
+        return 0.0
+    followers = unit.output.outputs
+    if len(followers) == 1 and followers[0].op in _FUSED_IN_FLOAT:
+        return profile.elements_us(followers[0].op, "float32", probes[unit.output.name].elements)
+    ops = sorted(n.op for n in followers)
+    if ops in (["HardSigmoid", "Mul"], ["Mul", "Sigmoid"]):
+        elements = probes[unit.output.name].elements
+        return sum(profile.elements_us(op, "float32", elements) for op in ops)
+    return 0.0
 
 
 def _elements(unit: Unit, probes: Mapping[str, Probe]) -> float:
@@ -94,6 +113,9 @@ def _compute_cost(facts: LayerFacts, profile: Profile, precision: Precision, op:
             layer = "depthwise"
         else:
             layer = "conv1x1" if facts.kernel == 1 else "conv3x3"
+        if facts.kernel > 1 and facts.inputs <= _STEM_INPUTS:
+            layer = "stem3x3" if facts.kernel < _LARGE_KERNEL else "stem7x7"
+            return profile.macs_us(layer, precision, facts.outputs, facts.macs)
         return profile.macs_us(layer, precision, facts.channels / (1 if facts.depthwise else facts.groups), facts.macs)
     low = max((r for r in _ROWS if r <= facts.rows), default=_ROWS[0])
     high = min((r for r in _ROWS if r >= facts.rows), default=_ROWS[-1])
