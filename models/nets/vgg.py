@@ -27,6 +27,6 @@ def build() -> nn.Module:
 
 ARCHITECTURE = Architecture(
     build=build,
-    recipe=Recipe(epochs=16, optimizer="sgd", max_lr=0.1, weight_decay=5e-4),
+    recipe=Recipe(epochs=8, optimizer="sgd", max_lr=0.1, weight_decay=5e-4),
     exports=(Export("vgg.onnx"),),
 )
