@@ -37,7 +37,10 @@ class GraphStats:
 
 @dataclass(frozen=True)
 class PassResult:
-    """One pass of a run. ``seconds`` includes verification; ``statistics`` are the pass's own counts."""
+    """One pass of a run. ``seconds`` includes verification; ``statistics`` are the pass's own counts.
+
+    ``inner`` has the passes of a composite, each summed over all rounds.
+    """
 
     name: str
     options: str
@@ -49,6 +52,7 @@ class PassResult:
     statistics: Mapping[str, float] = field(default_factory=dict)
     remarks: tuple[Remark, ...] = ()
     verification: str = ""
+    inner: tuple[PassResult, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from graphopt.data.feeds import Dataset
 
 T = TypeVar("T")
-Where: TypeAlias = Node | Tensor | str | None
+Where: TypeAlias = "Node | Tensor | str | None"
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with what is done, how much of it is done, and of how much (0 when unknown)."""
 

@@ -1,0 +1,188 @@
+"""What watches a run: verification, dumps, timing. An instrument hears before and after every pass, and of failures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import onnx
+
+from graphopt.errors import InvalidModelError, PassError, UsageError
+from graphopt.model import Model
+from graphopt.pipeline.context import Settings
+from graphopt.pipeline.passes import Guarantee
+from graphopt.pipeline.registry import AnyPass
+from graphopt.verifier import verify
+
+Numerics: TypeAlias = Callable[[Model, Model, Guarantee], str]
+"""Compares the model before and after a pass; returns the evidence, raises ValidationError."""
+
+
+@dataclass(frozen=True)
+class PassEvent:
+    """A pass that runs.
+
+    Attributes:
+        index: its position in the pipeline, or in the composite that contains it.
+        depth: 0 for a pass of the pipeline, 1 for one inside a composite, and so on.
+        step: the pass with its options.
+        guarantee: what it promises under these options.
+        model: the model as it is now.
+        settings: those of the run.
+        limit: how many rewrites the run may apply, or None.
+    """
+
+    index: int
+    depth: int
+    step: AnyPass
+    guarantee: Guarantee
+    model: Model
+    settings: Settings
+    limit: int | None
+
+
+class Instrument:
+    """Base of all instruments; every method may be left out."""
+
+    def before_pass(self, event: PassEvent) -> None:
+        """Hear that a pass is about to run."""
+
+    def after_pass(self, event: PassEvent, changed: bool) -> str:
+        """Hear that a pass is done. Raise to fail it; the text returned goes into the result as evidence."""
+        return ""
+
+    def on_failure(self, event: PassEvent, error: Exception) -> None:
+        """Hear that a pass failed. The model is as it was before the pass."""
+
+
+class Verify(Instrument):
+    """Checks the model after every pass that changed it: links, names and order, the ONNX checker, numerics if given.
+
+    Passes inside a composite are checked together, unless ``inner``. A model that the checker refused when it came
+    in is not held to it afterwards.
+    """
+
+    def __init__(self, numerics: Numerics | None = None, inner: bool = False) -> None:
+        self._numerics = numerics
+        self._inner = inner
+        self._refused_before = ""
+        self._before: list[Model] = []
+
+    def before_pass(self, event: PassEvent) -> None:
+        """Keep what the comparison needs."""
+        if event.index == 0 and event.depth == 0:
+            self._refused_before = _check(event.model)
+            self._before.clear()
+        if self._numerics is not None and self._watches(event):
+            self._before.append(event.model.clone())
+
+    def after_pass(self, event: PassEvent, changed: bool) -> str:
+        """Raise PassError for an invalid model, ValidationError for one that computes something else."""
+        if not self._watches(event):
+            return ""
+        before = self._before.pop() if self._before else None
+        if not changed:
+            return "unchanged"
+        evidence = ["structure"]
+        try:
+            verify(event.model.graph)
+        except InvalidModelError as error:
+            raise PassError(f"the pass left an invalid graph: {error}") from error
+        if self._refused_before:
+            evidence.append("checker skipped: it refused the input model")
+        elif problem := _check(event.model):
+            raise PassError(f"the pass left a model that the ONNX checker refuses: {problem}")
+        else:
+            evidence.append("checker")
+        if self._numerics is not None and before is not None and event.guarantee != "lossy":
+            evidence.append(self._numerics(before, event.model, event.guarantee))
+        return ", ".join(evidence)
+
+    def on_failure(self, event: PassEvent, error: Exception) -> None:
+        """Forget the kept models."""
+        self._before.clear()
+
+    def _watches(self, event: PassEvent) -> bool:
+        return self._inner or event.depth == 0
+
+
+class Dump(Instrument):
+    """Writes the model that came in, and the model after each pass of the pipeline that changed it.
+
+    ``00-input.onnx``, ``01-cleanup.onnx``, ...: the file before a pass's own is the state before it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def before_pass(self, event: PassEvent) -> None:
+        """Write the input, once."""
+        if event.index == 0 and event.depth == 0:
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UsageError(f"cannot dump to {str(self._folder)!r}: {error}") from error
+            event.model.save(self._folder / "00-input.onnx", force=True)
+
+    def after_pass(self, event: PassEvent, changed: bool) -> str:
+        """Write what changed."""
+        if event.depth == 0 and changed:
+            event.model.save(self._folder / f"{event.index + 1:02d}-{event.step.name}.onnx", force=True)
+        return ""
+
+
+@dataclass(frozen=True)
+class PassTime:
+    """How long a pass took, in seconds; passes inside it are included."""
+
+    name: str
+    depth: int
+    wall: float
+    cpu: float
+
+
+class Timing(Instrument):
+    """Collects wall and CPU time of every pass, passes inside composites included, in the order of their start."""
+
+    def __init__(self) -> None:
+        self._running: list[tuple[int, float, float]] = []
+        self._times: list[PassTime] = []
+
+    @property
+    def times(self) -> tuple[PassTime, ...]:
+        """The times so far."""
+        return tuple(self._times)
+
+    def before_pass(self, event: PassEvent) -> None:
+        """Start the clocks."""
+        self._running.append((len(self._times), time.perf_counter(), time.process_time()))
+        self._times.append(PassTime(event.step.name, event.depth, 0.0, 0.0))
+
+    def after_pass(self, event: PassEvent, changed: bool) -> str:
+        """Stop the clocks."""
+        self._stop(event)
+        return ""
+
+    def on_failure(self, event: PassEvent, error: Exception) -> None:
+        """Stop the clocks of the failed pass and of those inside it."""
+        while len(self._running) > event.depth:
+            self._stop(event)
+
+    def _stop(self, event: PassEvent) -> None:
+        place, wall, cpu = self._running.pop()
+        started = self._times[place]
+        self._times[place] = PassTime(
+            started.name, started.depth, time.perf_counter() - wall, time.process_time() - cpu
+        )
+
+
+def _check(model: Model) -> str:
+    """What the ONNX checker has against the model, or nothing."""
+    try:
+        onnx.checker.check_model(model.stub_proto())
+    except onnx.checker.ValidationError as error:
+        return str(error).strip()
+    return ""

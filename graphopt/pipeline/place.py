@@ -1,0 +1,42 @@
+"""Where a run validates and times its result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from graphopt.errors import ProviderError
+from graphopt.pipeline.job import Where
+from graphopt.runtime.providers import PROVIDERS, availability, require
+from graphopt.targets.registry import get_target
+
+
+@dataclass(frozen=True)
+class Place:
+    """``optimize`` is off where the result is only checked numerically; ``not_timed`` then says why."""
+
+    provider: str
+    optimize: Literal["off", "all"]
+    not_timed: str = ""
+
+
+def place_of(where: Where) -> Place:
+    """The provider that the user named, else the target's, else the CPU with optimizations off and no timing.
+
+    Raises:
+        ProviderError: a named provider cannot run here; or the target's cannot, and ``strict`` is set.
+        UsageError: there is no such target or provider.
+    """
+    target = get_target(where.target)
+    if where.provider is not None:
+        return Place(require(where.provider).name, "all")
+    own = next((row.name for row in PROVIDERS.values() if row.execution_provider == target.provider), None)
+    reason = f"target {target.name!r} needs another runtime" if own is None else ""
+    if own is not None:
+        state = availability(own)
+        if state.usable:
+            return Place(own, "all")
+        reason = f"provider {own!r} cannot run here: {state.reason}"
+    if where.strict:
+        raise ProviderError(reason)
+    return Place("cpu", "off", reason)
