@@ -7,7 +7,7 @@ import math
 import numpy as np
 from onnx import TensorProto
 
-from graphopt.ir import Node, Tensor
+from graphopt.ir import Node, Tensor, constant_value, is_constant
 from graphopt.pipeline.cleaning import CleaningPass
 from graphopt.transforms.editing import Editor, Rewrite
 from graphopt.transforms.fact_rows import slice_bounds, slice_spec
@@ -226,6 +226,41 @@ def _clip(node: Node, editor: Editor) -> bool:
     return low in (None, -math.inf) and high in (None, math.inf) and _drop(node, editor)
 
 
+def _softmax_of_one(node: Node, editor: Editor) -> bool:
+    """MatMul(Softmax over one element, v) -> v: the softmax of a finite number alone is 1."""
+    softmax = editor.producer(node.inputs[0], node, "Softmax")
+    weights = editor.fact(node.inputs[0]).shape
+    if softmax is None or editor.opset < 13 or not weights or weights[-1] != 1:
+        return False
+    if attribute(softmax, "axis", -1) not in (-1, len(weights) - 1):
+        return False
+    return _same_shape(node, editor, 1) and _drop(node, editor, node.inputs[1])
+
+
+def _zero_state(node: Node, editor: Editor) -> bool:
+    """LSTM, GRU or RNN with initial states of zeros -> without; zeros are what they start from anyway."""
+    changed = False
+    for index in (5, 6) if node.op == "LSTM" else (5,):
+        if editor.has_input(node, index) and _is_zero(node.inputs[index], editor) and editor.allow(node):
+            editor.set_input(node, index, None)
+            changed = True
+    return changed
+
+
+def _is_zero(tensor: Tensor, editor: Editor) -> bool:
+    """Whether all elements are +0: a constant, or moved about from a ConstantOfShape of zeros."""
+    while tensor.inputs and tensor.inputs[0].op in (*MOVES, "ConstantOfShape") and not tensor.inputs[0].domain:
+        maker = tensor.inputs[0]
+        if maker.op == "ConstantOfShape":
+            fill = maker.attrs.get("value")
+            return fill is None or not np.any(np.asarray(getattr(fill, "values", fill)).view(np.uint8))
+        tensor = maker.inputs[0]
+    value = constant_value(tensor) if is_constant(tensor) else None
+    return value is not None and value.dtype != object and not np.any(np.ascontiguousarray(value).view(np.uint8))
+
+
+MOVES = ("Slice", "Expand", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Gather", "Split", "Identity", "Flatten", "Tile")
+
 REWRITES = (
     Rewrite("identity", ("Identity",), _identity),
     Rewrite("dropout", ("Dropout",), _dropout),
@@ -249,6 +284,8 @@ REWRITES = (
     Rewrite("power_one", ("Pow",), _power_one),
     Rewrite("logic", ("And", "Or"), _logic),
     Rewrite("where", ("Where",), _where),
+    Rewrite("softmax_of_one", ("MatMul",), _softmax_of_one, "equivalent"),
+    Rewrite("zero_state", ("LSTM", "GRU", "RNN"), _zero_state),
     Rewrite("clip", ("Clip",), _clip),
 )
 

@@ -183,6 +183,46 @@ def _changed_bias(layer: Node, bias: Array | None, affine: Affine, channels: int
     return np.broadcast_to(wide * scale + shift, (channels,)).copy()
 
 
+def _fold_before(node: Node, editor: Editor) -> bool:
+    """layer(x * c) -> layer with weights times c, for one number c."""
+    weight = editor.constant(node, 1)
+    scaled = editor.private_producer(node.inputs[0], node, "Mul", "Div")
+    if scaled is None or weight is None or weight.dtype not in FLOAT_TYPES or editor.opset < 7:
+        return False
+    for index in (1, 0):
+        factor = editor.constant(scaled, index)
+        rest = scaled.inputs[1 - index]
+        if factor is None or factor.size != 1 or (scaled.op == "Div" and index == 0):
+            continue
+        if _ends_gelu(rest, scaled, editor):
+            editor.gate.skipped(scaled, "the factor stays: runtimes know GELU by it and run it as one operator")
+            return False
+        if editor.fact(rest).shape is None or editor.fact(rest).shape != editor.fact(node.inputs[0]).shape:
+            continue
+        wide = factor.astype(np.float64).reshape(())
+        if wide == 0 or not np.isfinite(wide):
+            continue
+        made = weight.astype(np.float64) * (wide if scaled.op == "Mul" else 1 / wide)
+        made = made.astype(weight.dtype)
+        if not np.isfinite(made).all() or not editor.allow(node):
+            return False
+        changed = editor.const(node, made, hint=f"{node.inputs[1].name}_folded")
+        result = editor.new(node.op, [rest, changed, *node.inputs[2:]], node, dict(node.attrs))
+        return editor.replace(node.outputs[0], result)
+    return False
+
+
+def _ends_gelu(tensor: Tensor, user: Node, editor: Editor) -> bool:
+    """Whether the tensor is ``x * (1 + erf(..))`` or ``x * (1 + tanh(..))``: a GELU but for its factor of a half."""
+    product = editor.producer(tensor, user, "Mul")
+    for side in () if product is None else product.inputs:
+        added = editor.producer(side, user, "Add")
+        for term in () if added is None else added.inputs:
+            if editor.producer(term, user, "Erf", "Tanh") is not None:
+                return True
+    return False
+
+
 def _merge_constants(node: Node, editor: Editor) -> bool:
     """(x * a) * b -> x * (a * b), and (x + a) + b -> x + (a + b), for constants."""
     if editor.opset < 7:
@@ -248,6 +288,7 @@ def _write_batchnorm(node: Node, source: Tensor, scale: Array, shift: Array, edi
 
 REWRITES = (
     Rewrite("into_weights", ("BatchNormalization", "Mul", "Div", "Add", "Sub"), _fold, "equivalent"),
+    Rewrite("scale_before", ("Conv", "ConvTranspose", "Gemm", "MatMul"), _fold_before, "equivalent"),
     Rewrite("constants", ("Mul", "Add"), _merge_constants, "equivalent"),
     Rewrite("into_batchnorm", ("BatchNormalization",), _lone_batchnorm, "equivalent"),
 )

@@ -56,14 +56,14 @@ def _run(node: Node, inputs: Sequence[Array | None], graph: Graph) -> list[Array
     from graphopt.runtime.session import Session, SessionConfig
 
     proto = _model(node, inputs, graph)
-    feeds = {f"i{k}": value for k, value in enumerate(inputs) if value is not None}
+    feeds = {f"i{k}": np.asarray(value) for k, value in enumerate(inputs) if value is not None}
     try:
         session = Session(proto.SerializeToString(), SessionConfig(optimize="off"), name=f"node {node.name!r}")
         found = session.run(feeds)
     except GraphoptError:
         return None
     made = [found.get(f"o{k}", np.empty(0)) for k in range(len(node.outputs))]
-    return made if all(isinstance(m, np.ndarray) for m in made) else None
+    return [np.asarray(m) for m in made] if all(isinstance(m, np.ndarray | np.generic) for m in made) else None
 
 
 def _model(node: Node, inputs: Sequence[Array | None], graph: Graph) -> onnx.ModelProto:
