@@ -61,7 +61,7 @@ class Model:
             UsageError: ``path`` is the file the model came from, exists without ``force``, or is too large to inline.
         """
         proto, weights = self._export()
-        writer.save(proto, weights, Path(path), external, self.external, self._sources(), force)
+        writer.save(proto, weights, Path(path), external, self.external, self.files(), force)
 
     def serialize(self) -> bytes:
         """The model as bytes, weights included; the same model gives the same bytes.
@@ -117,7 +117,8 @@ class Model:
         write_props(proto.metadata_props, self.metadata_props)
         return proto, weights
 
-    def _sources(self) -> set[Path]:
+    def files(self) -> set[Path]:
+        """The files that the model was read from and still reads weights from."""
         files = {} if self.path is None else {self.path: None}
         for graph in self.graph.graphs():
             for constant in graph.initializers:

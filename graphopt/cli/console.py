@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from graphopt.results import as_json
+
+_FILE_WIDTH = 150
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Output:
 
     as_json: bool = False
     verbosity: int = 0
-    out: Console = field(default_factory=lambda: Console(soft_wrap=False))
+    out: Console = field(default_factory=lambda: Console(width=None if sys.stdout.isatty() else _FILE_WIDTH))
     err: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
 
     def show(self, *items: Any) -> None:
@@ -41,11 +43,18 @@ class Output:
             self.err.print(message, style=style or None, markup=False)
 
     @contextmanager
-    def progress(self) -> Iterator[Progress | None]:
-        """A progress bar on stderr; None when quiet or not a terminal."""
+    def following(self) -> Iterator[Callable[[str, int, int], None]]:
+        """A progress bar on stderr, as the callback ``(what, done, total)``; silent when quiet or not a terminal."""
         if self.verbosity < 0 or not self.err.is_terminal:
-            yield None
+            yield lambda what, done, total: None
             return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self.err, transient=True) as bar:
-            yield bar
+            tasks: dict[str, TaskID] = {}
+
+            def follow(what: str, done: int, total: int) -> None:
+                if what not in tasks:
+                    tasks[what] = bar.add_task(what, total=total or None)
+                bar.update(tasks[what], completed=done, total=total or None)
+
+            yield follow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -80,15 +81,19 @@ def run(
         opset=opset,
         external=external,
         force=force,
-        report=report,
     )
     if dry_run:
         text = plan_text(job)
         output.show(text)
         output.json({"plan": text.splitlines()})
         return
-    with output.progress() as bar:
-        result = run_job(job, output.follow(bar))
+    with output.following() as follow:
+        result = run_job(job, follow)
+    if report is not None:
+        from graphopt.report.html import write
+
+        result = replace(result, report=str(report / "report.html"))
+        write(result, report)
     output.show(*show_run(result, None if verbose else 12))
     output.json(result)
     for warning in result.warnings:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-import onnx
-
+from graphopt.checker import checker_problem
 from graphopt.errors import InvalidModelError, PassError, UsageError
 from graphopt.model import Model
 from graphopt.pipeline.context import Settings
@@ -54,8 +53,9 @@ class Instrument:
         """Hear that a pass is done. Raise to fail it; the text returned goes into the result as evidence."""
         return ""
 
-    def on_failure(self, event: PassEvent, error: Exception) -> None:
-        """Hear that a pass failed. The model is as it was before the pass."""
+    def on_failure(self, event: PassEvent, error: Exception) -> str:
+        """Hear that a pass failed. The model is as it was before the pass. The text returned ends the message."""
+        return ""
 
 
 class Verify(Instrument):
@@ -74,7 +74,7 @@ class Verify(Instrument):
     def before_pass(self, event: PassEvent) -> None:
         """Keep what the comparison needs."""
         if event.index == 0 and event.depth == 0:
-            self._refused_before = _check(event.model)
+            self._refused_before = checker_problem(event.model)
             self._before.clear()
         if self._numerics is not None and self._watches(event):
             self._before.append(event.model.clone())
@@ -93,7 +93,7 @@ class Verify(Instrument):
             raise PassError(f"the pass left an invalid graph: {error}") from error
         if self._refused_before:
             evidence.append("checker skipped: it refused the input model")
-        elif problem := _check(event.model):
+        elif problem := checker_problem(event.model):
             raise PassError(f"the pass left a model that the ONNX checker refuses: {problem}")
         else:
             evidence.append("checker")
@@ -101,9 +101,10 @@ class Verify(Instrument):
             evidence.append(self._numerics(before, event.model, event.guarantee))
         return ", ".join(evidence)
 
-    def on_failure(self, event: PassEvent, error: Exception) -> None:
+    def on_failure(self, event: PassEvent, error: Exception) -> str:
         """Forget the kept models."""
         self._before.clear()
+        return ""
 
     def _watches(self, event: PassEvent) -> bool:
         return self._inner or event.depth == 0
@@ -163,26 +164,18 @@ class Timing(Instrument):
 
     def after_pass(self, event: PassEvent, changed: bool) -> str:
         """Stop the clocks."""
-        self._stop(event)
+        self._stop()
         return ""
 
-    def on_failure(self, event: PassEvent, error: Exception) -> None:
+    def on_failure(self, event: PassEvent, error: Exception) -> str:
         """Stop the clocks of the failed pass and of those inside it."""
         while len(self._running) > event.depth:
-            self._stop(event)
+            self._stop()
+        return ""
 
-    def _stop(self, event: PassEvent) -> None:
+    def _stop(self) -> None:
         place, wall, cpu = self._running.pop()
         started = self._times[place]
         self._times[place] = PassTime(
             started.name, started.depth, time.perf_counter() - wall, time.process_time() - cpu
         )
-
-
-def _check(model: Model) -> str:
-    """What the ONNX checker has against the model, or nothing."""
-    try:
-        onnx.checker.check_model(model.stub_proto())
-    except onnx.checker.ValidationError as error:
-        return str(error).strip()
-    return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +19,7 @@ from graphopt.results import (
     NodeTime,
     PassResult,
     Remark,
+    RunResult,
     Timing,
     TimingReport,
 )
@@ -221,3 +223,40 @@ def change_table(changes: Sequence[Change], limit: int | None = None) -> Table:
     if limit is not None and len(changes) > limit:
         table.caption = f"{len(changes) - limit} more; --all or --json shows them"
     return table
+
+
+def show_run(result: RunResult, remarks: int | None = None) -> list[RenderableType]:
+    """Everything a run found out, in the order in which it is read: the verdict last, where the eye is."""
+    items: list[RenderableType] = []
+    if result.passes:
+        items.append(pass_table(result.passes))
+    if result.remarks and remarks != 0:
+        items.append(remark_table(result.remarks, remarks))
+    if result.comparison is not None:
+        items.append(comparison_table(result.comparison))
+    if result.timing is not None:
+        items.append(timing_table(result.timing))
+    if result.footprints and result.output is not None:
+        sizes = {result.input.name: result.input.bytes, result.output.name: result.output.bytes}
+        items.append(footprint_table(result.footprints, sizes))
+    return [*items, *verdict_lines(result)]
+
+
+def verdict_lines(result: RunResult) -> list[str]:
+    """Size, latency and accuracy, before and after."""
+    lines = [f"data      {result.data}"]
+    if result.output is not None and result.size_ratio is not None:
+        before, after = human_bytes(result.input.bytes), human_bytes(result.output.bytes)
+        lines.append(f"size      {before} -> {after} (ratio {result.size_ratio:.3f})")
+    if result.timing is not None:
+        first, last = result.timing.timings[0], result.timing.timings[-1]
+        lines.append(f"latency   {first.wall_ms:.3g} ms -> {last.wall_ms:.3g} ms ({speedup(last)}, {last.verdict})")
+    else:
+        lines.append(f"latency   not timed here: {result.not_timed}")
+    if result.accuracy is not None:
+        lines.append(f"accuracy  {accuracy_line(result.accuracy)}")
+    if result.output is not None:
+        lines.append(f"written   {result.output.name}")
+    if result.report:
+        lines.append(f"report    {result.report}")
+    return lines

@@ -1,0 +1,251 @@
+"""One run from file to file: load, passes, validation, comparison, saving, timing."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal, cast
+
+import onnx
+
+from graphopt.checker import checker_problem
+from graphopt.analysis.layers import layer_changes
+from graphopt.analysis.weight_histograms import weight_histograms
+from graphopt.data.feeds import Batch
+from graphopt.data.interface import read_interface
+from graphopt.errors import InvalidModelError, UsageError, ValidationError
+from graphopt.model import Model, load
+from graphopt.pipeline.context import Progress, Settings, silent
+from graphopt.pipeline.instruments import Dump, Instrument, Verify
+from graphopt.pipeline.job import Job
+from graphopt.pipeline.job_data import RunData, open_run_data, synthetic_data
+from graphopt.pipeline.manager import PassManager, Run
+from graphopt.pipeline.numerics import Numerics, excess
+from graphopt.pipeline.overrides import apply_overrides
+from graphopt.pipeline.passes import weakest
+from graphopt.pipeline.pipeline import Pipeline, expand
+from graphopt.pipeline.place import Place, place_of
+from graphopt.pipeline.recipe import read_recipe
+from graphopt.pipeline.registry import Registry
+from graphopt.pipeline.reproducer import Reproducer
+from graphopt.pipeline.stats import measure
+from graphopt.results import Accuracy, Comparison, ModelFile, RunResult
+from graphopt.runtime.compare import compare
+from graphopt.runtime.evaluate import evaluate, load_metric
+from graphopt.runtime.footprint import measure_footprint
+from graphopt.runtime.materialize import session_source
+from graphopt.runtime.profile import profile_nodes
+from graphopt.runtime.session import Session, SessionConfig
+from graphopt.runtime.timing import Contender, TimingPlan, time_models
+
+PACKAGES = ("graphopt", "onnx", "onnxruntime", "numpy")
+
+
+@dataclass
+class _Bench:
+    """What a run carries along: the job, its data, its place, and the input model."""
+
+    job: Job
+    place: Place
+    data: RunData
+    source: Session
+
+    @property
+    def config(self) -> SessionConfig:
+        return self.source.config
+
+    def batch(self) -> Batch:
+        """One batch of the scoring data, to time with."""
+        return next(iter(self.data.scoring.iter_batches(self.job.data.batch or 1)))
+
+
+def registry_of(job: Job) -> Registry:
+    """All passes, those of the job's plugins included."""
+    registry = Registry()
+    for spec in job.plugins:
+        registry.load_plugin(spec)
+    return registry
+
+
+def pipeline_of(job: Job, registry: Registry) -> Pipeline:
+    """The job's pipeline, from its text or its recipe, with its overrides.
+
+    Raises:
+        UsageError: there are both a text and a recipe, or something in them is wrong.
+    """
+    if job.recipe is not None and job.pipeline:
+        raise UsageError("give --passes or --recipe, not both; --set changes single options of either")
+    pipeline = read_recipe(job.recipe, registry) if job.recipe else Pipeline.parse(job.pipeline, registry)
+    return apply_overrides(pipeline, job.overrides)
+
+
+def plan_text(job: Job) -> str:
+    """What a run would do, one pass a line, composites expanded. Nothing runs."""
+    registry = registry_of(job)
+    lines: list[str] = []
+    stack = [(plan, 0) for plan in reversed(expand(pipeline_of(job, registry), registry, has_data=True))]
+    while stack:
+        plan, depth = stack.pop()
+        lines.append(f"{'  ' * depth}{plan.step}")
+        stack.extend((inner, depth + 1) for inner in reversed(plan.inner))
+    return "\n".join(lines) or "(no passes)"
+
+
+def run_job(job: Job, progress: Progress = silent) -> RunResult:
+    """Do the job. The output file appears only when the result was validated.
+
+    Raises:
+        GraphoptError: see the exit codes in ``graphopt.errors``.
+    """
+    registry = registry_of(job)
+    pipeline = pipeline_of(job, registry)
+    model = read_input(job)
+    check_output(job, model)
+    bench = _open(job, model)
+    original = model.clone()
+    run = _transform(bench, model, pipeline, registry, progress)
+    guarantee = weakest([p.guarantee for p in run.passes])  # type: ignore[misc]
+    with session_source(model) as source:
+        after = Session(source, bench.config, role="result", name="the result")
+        comparison, accuracy = _judge(bench, after)
+    problem = excess(comparison, guarantee)
+    if problem and not bench.place.optimize == "all":
+        raise ValidationError(f"the passes promise {guarantee} outputs, but {problem}")
+    if not comparison.finite:
+        raise ValidationError("the result gives NaN or infinite values where the input model does not")
+    output = None
+    if job.output is not None:
+        model.save(job.output, cast(Literal["auto", "inline", "file"], job.external), job.force)
+        output = describe_file(job.output)
+    return _measured(bench, run, original, comparison, accuracy, output, str(pipeline))
+
+
+def read_input(job: Job) -> Model:
+    """Load and check the model; convert its opset when asked.
+
+    Raises:
+        InvalidModelError: the file or the model in it is not valid.
+    """
+    model = load(job.model)
+    problem = checker_problem(model)
+    if problem and "No Op registered" not in problem:
+        raise InvalidModelError(f"{str(job.model)!r} is not a valid model: {problem}")
+    if job.opset is not None and job.opset != model.graph.opset:
+        converted = load(onnx.version_converter.convert_version(model.to_proto(), job.opset))
+        converted.path = model.path
+        return converted
+    return model
+
+
+def check_output(job: Job, model: Model) -> None:
+    """Find out before any work whether the output could be written.
+
+    Raises:
+        UsageError: it exists without ``--force``, or is the input.
+    """
+    if job.output is None:
+        return
+    target = job.output.resolve()
+    if target in {p.resolve() for p in (*model.files(), job.model)}:
+        raise UsageError(f"{str(job.output)!r} is the file that the model is read from; write to another one")
+    if target.is_dir() or not target.parent.is_dir():
+        raise UsageError(f"{str(job.output)!r} is no place for a file; name a file in an existing folder")
+    if target.exists() and not job.force:
+        raise UsageError(f"{str(job.output)!r} exists; choose another name or pass --force")
+
+
+def describe_file(path: Path) -> ModelFile:
+    """Name, bytes and SHA-256 of a model, its data files included."""
+    files = sorted(load(path).files() | {path.resolve()})
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as handle:
+            while chunk := handle.read(1 << 20):
+                digest.update(chunk)
+    return ModelFile(path.name, sum(f.stat().st_size for f in files), digest.hexdigest())
+
+
+def _open(job: Job, model: Model) -> _Bench:
+    place = place_of(job.where)
+    interface = read_interface(job.model)
+    data = open_run_data(job.data, interface, model, job.seed)
+    config = SessionConfig(place.provider, job.where.threads, place.optimize, strict=job.where.strict)
+    return _Bench(job, place, data, Session(job.model, config, name=job.model.name))
+
+
+def _transform(bench: _Bench, model: Model, pipeline: Pipeline, registry: Registry, progress: Progress) -> Run:
+    job = bench.job
+    calibration = bench.data.calibration
+    needs = any("data" in step.requirements() for plan in expand(pipeline, registry, True) for step in plan.leaves())
+    if calibration is None and needs:
+        calibration = synthetic_data(job.data, bench.source.interface, model, job.seed)
+    settings = Settings(job.where.target, job.seed, calibration, job.cache, progress)
+    instruments: list[Instrument] = [Verify(Numerics(bench.data.scoring)), Reproducer()]
+    if job.dump is not None:
+        instruments.append(Dump(job.dump))
+    manager = PassManager(registry, settings, instruments=instruments, limit=job.limit, measure=measure)
+    return manager.run(model, pipeline)
+
+
+def _judge(bench: _Bench, after: Session) -> tuple[Comparison, Accuracy | None]:
+    comparison = compare(bench.source, after, bench.data.scoring, batch=bench.job.data.batch)
+    metric = bench.job.data.metric
+    if metric is None:
+        return comparison, comparison.accuracy
+    return comparison, evaluate(load_metric(metric), bench.source, after, bench.data.scoring, bench.job.seed)
+
+
+def _measured(
+    bench: _Bench,
+    run: Run,
+    original: Model,
+    comparison: Comparison,
+    accuracy: Accuracy | None,
+    output: ModelFile | None,
+    pipeline: str,
+) -> RunResult:
+    job = bench.job
+    timing, footprints, nodes, not_timed = None, {}, {}, bench.place.not_timed
+    if output is None:
+        not_timed = not_timed or "no output was written (-o)"
+    elif not job.measuring.time:
+        not_timed = "not asked for (--no-time)"
+    elif job.output is not None and not not_timed:
+        part = bench.batch()
+        files = {job.model.name: job.model, job.output.name: job.output}
+        sessions = [Contender(n, Session(f, bench.config), part.feeds, part.rows) for n, f in files.items()]
+        timing = time_models(sessions, TimingPlan(seed=job.seed))
+        footprints = {n: measure_footprint(f, part.feeds, bench.config, processes=1) for n, f in files.items()}
+        nodes = {n: profile_nodes(f, part.feeds, bench.config) for n, f in files.items()}
+    return RunResult(
+        input=describe_file(job.model),
+        output=output,
+        pipeline=pipeline,
+        target=job.where.target,
+        provider=bench.place.provider,
+        seed=job.seed,
+        data=bench.data.words,
+        passes=run.passes,
+        layers=layer_changes(original.graph, run.model.graph),
+        comparison=comparison,
+        accuracy=accuracy,
+        timing=timing,
+        not_timed=not_timed,
+        footprints=footprints,
+        node_times=nodes,
+        histograms=weight_histograms(original.graph, run.model.graph),
+        warnings=_warnings(bench, comparison, accuracy),
+        versions={name: version(name) for name in PACKAGES},
+    )
+
+
+def _warnings(bench: _Bench, comparison: Comparison, accuracy: Accuracy | None) -> tuple[str, ...]:
+    found = list(bench.data.warnings)
+    if accuracy is not None and accuracy.drop > 0.02:
+        found.append(f"{accuracy.metric} fell by {accuracy.drop:.4f}; recover with data, or remove less")
+    poor = [o.name for o in comparison.outputs if o.equal_share is None and o.sqnr_db < 10]
+    if accuracy is None and poor:
+        found.append(f"outputs differ strongly from the original's (SQNR under 10 dB): {', '.join(poor)}")
+    return tuple(found)
