@@ -10,7 +10,9 @@ from graphopt.ir import Array, Constant, Node, Tensor
 from graphopt.pipeline.cleaning import CleaningPass
 from graphopt.transforms.editing import Editor, Rewrite
 from graphopt.transforms.facts import attribute
+from graphopt.transforms.views import VIEWS
 
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 FLOAT_TYPES = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16))
 
 
@@ -212,6 +214,55 @@ def _fold_before(node: Node, editor: Editor) -> bool:
     return False
 
 
+def _scale_behind(node: Node, editor: Editor) -> bool:
+    """view(layer(x)) * c, or view(x @ W + b) * c -> the layer with weights and bias times c, for one number c."""
+    if editor.opset < 7:
+        return False
+    for index in (1, 0):
+        factor, data = editor.constant(node, index), node.inputs[1 - index]
+        if factor is None or factor.size != 1 or factor.dtype not in FLOAT_TYPES or (node.op == "Div" and index == 0):
+            continue
+        wide = np.asarray(factor, np.float64).reshape(())
+        wide = wide if node.op == "Mul" else 1 / wide if wide != 0 else np.float64(0)
+        same = editor.fact(data).shape is not None and editor.fact(data).shape == editor.fact(node.outputs[0]).shape
+        parts = _scalable(data, node, editor) if same and wide != 0 and np.isfinite(wide) else None
+        if parts is None or editor.is_end(node.outputs[0]):
+            continue
+        made = [np.asarray(v * wide, v.dtype) for v in (np.asarray(editor.constant(*p)) for p in parts)]
+        if not all(np.isfinite(m).all() for m in made) or not editor.allow(node):
+            return False
+        for (layer, position), values in zip(parts, made, strict=True):
+            hint = f"{layer.inputs[position].name}_scaled"
+            editor.set_input(layer, position, editor.const(layer, values, hint=hint))
+        return editor.replace(node.outputs[0], data)
+    return False
+
+
+def _scalable(tensor: Tensor, user: Node, editor: Editor) -> list[tuple[Node, int]] | None:
+    """The constant inputs that scale the tensor when they are scaled themselves, looking back through views."""
+    while True:
+        made = editor.private_producer(tensor, user, *VIEWS, "Transpose", *LAYERS, "Add")
+        if made is None or made.op in LAYERS:
+            break
+        if made.op == "Add":
+            return _scalable_add(made, editor)
+        tensor, user = made.inputs[0], made
+    if made is None or any(editor.constant(made, i) is None for i in range(1, len(made.inputs))):
+        return None
+    kinds = [v.dtype for i in range(1, len(made.inputs)) if (v := editor.constant(made, i)) is not None]
+    return [(made, i) for i in range(1, len(made.inputs))] if all(k in FLOAT_TYPES for k in kinds) else None
+
+
+def _scalable_add(add: Node, editor: Editor) -> list[tuple[Node, int]] | None:
+    for index in (0, 1):
+        matmul = editor.private_producer(add.inputs[1 - index], add, "MatMul")
+        bias = editor.constant(add, index)
+        weight = None if matmul is None else editor.constant(matmul, 1)
+        if matmul is not None and bias is not None and weight is not None and weight.dtype in FLOAT_TYPES:
+            return [(matmul, 1), (add, index)]
+    return None
+
+
 def _ends_gelu(tensor: Tensor, user: Node, editor: Editor) -> bool:
     """Whether the tensor is ``x * (1 + erf(..))`` or ``x * (1 + tanh(..))``: a GELU but for its factor of a half."""
     product = editor.producer(tensor, user, "Mul")
@@ -289,6 +340,7 @@ def _write_batchnorm(node: Node, source: Tensor, scale: Array, shift: Array, edi
 REWRITES = (
     Rewrite("into_weights", ("BatchNormalization", "Mul", "Div", "Add", "Sub"), _fold, "equivalent"),
     Rewrite("scale_before", ("Conv", "ConvTranspose", "Gemm", "MatMul"), _fold_before, "equivalent"),
+    Rewrite("scale_behind", ("Mul", "Div"), _scale_behind, "equivalent"),
     Rewrite("constants", ("Mul", "Add"), _merge_constants, "equivalent"),
     Rewrite("into_batchnorm", ("BatchNormalization",), _lone_batchnorm, "equivalent"),
 )

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from graphopt.model import Model
 from graphopt.pipeline.context import Context
-from graphopt.pipeline.options import Options, option
-from graphopt.pipeline.passes import Guarantee, Pass
+from graphopt.pipeline.passes import Guarantee, Pass, weakest
+from graphopt.pipeline.rewrite import RewriteOptions
 from graphopt.transforms.editing import Editor, Rewrite
 
 
-class CleanOptions(Options):
-    """Options of a pass that has exact and equivalent rewrites."""
-
-    guarantee: Literal["exact", "equivalent"] = option(
-        "equivalent", "Apply only rewrites with bit-equal results (exact), or also those within 1e-5 (equivalent)."
-    )
-
-
-class CleaningPass(Pass[CleanOptions]):
+class CleaningPass(Pass[RewriteOptions]):
     """A pass made of declared rewrites, applied until none applies any more.
 
     Attributes:
@@ -30,9 +22,9 @@ class CleaningPass(Pass[CleanOptions]):
     rewrites: ClassVar[Sequence[Rewrite]] = ()
 
     def effective_guarantee(self) -> Guarantee:
-        """What the option says, or better."""
-        applied = {r.guarantee for r in self.rewrites}
-        return "exact" if self.options.guarantee == "exact" or applied == {"exact"} else "equivalent"
+        """The weakest guarantee of the rewrites that run."""
+        exact = self.options.guarantee == "exact"
+        return weakest([r.guarantee for r in self.rewrites if r.guarantee == "exact" or not exact])
 
     def run(self, model: Model, ctx: Context) -> None:
         """Apply the rewrites and remove what is not needed any more."""

@@ -208,9 +208,9 @@ class Editor:
         """Add a node and return its output."""
         return self.add(op, inputs, near, attrs).outputs[0]
 
-    def const(self, near: Node, values: Array | Sequence[int], hint: str = "") -> Constant:
+    def const(self, near: Node, values: Array | np.generic | Sequence[int], hint: str = "") -> Constant:
         """A new initializer in the graph of ``near``; a sequence is int64."""
-        array = values if isinstance(values, np.ndarray) else np.asarray(values, np.int64)
+        array = np.asarray(values, np.int64 if isinstance(values, (list, tuple)) else None)
         return self.owner(near).new_constant(hint or f"{near.name or near.op}_const", array)
 
     def set_input(self, node: Node, index: int, tensor: Tensor | None) -> None:

@@ -1,0 +1,250 @@
+"""The ``prune`` pass: structured pruning of whole channels, heads, features and hidden units."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from graphopt.errors import UsageError, ValidationError
+from graphopt.model import Model
+from graphopt.pipeline.context import Context
+from graphopt.pipeline.options import Options, Tunable, option
+from graphopt.pipeline.passes import Guarantee, Pass
+from graphopt.pipeline.values import Pattern, PatternMap
+
+if TYPE_CHECKING:
+    from graphopt.analysis.labels import Coupling
+    from graphopt.ir import Array
+    from graphopt.transforms.keepset import KeepSet
+    from graphopt.transforms.masking import Oracle
+    from graphopt.transforms.selection import Policy
+    from graphopt.transforms.selection_units import Units
+
+DEFAULT_MACS = 0.7
+_RETRIES = 4
+
+
+class PruneOptions(Options):
+    """Options of ``prune``. Without an amount: keep 70 % of the MACs when there is data, else the exact mode."""
+
+    ratio: float | None = option(
+        None, "Share of the units of every class that is removed.", ge=0, lt=1, tunable=Tunable(0.0, 0.9)
+    )
+    ratios: PatternMap[float] = option(PatternMap(), "Ratios for the classes whose weights these nodes read.")
+    keep_macs: float | None = option(None, "Share of the MACs that stays, at most.", gt=0, le=1)
+    keep_params: float | None = option(None, "Share of the parameters that stays, at most.", gt=0, le=1)
+    keep_bytes: float | None = option(None, "Share of the weight bytes that stays, at most.", gt=0, le=1)
+    threshold: float | None = option(None, "Remove units whose weights are all at most this in magnitude.", ge=0)
+    mode: Literal["amount", "exact"] = option("amount", "exact removes only what provably changes nothing.")
+    criterion: str = option("l1", "How units are ranked: l1, l2, random, bn_scale, fpgm, lamp, or one of a plugin.")
+    reduction: Literal["sum", "mean", "max", "prod"] = option("sum", "How a unit's scores on its weights are combined.")
+    scope: Literal["local", "global"] = option("local", "Rank units within their class, or all together.")
+    prefer: Literal["auto", "heads", "inside"] = option("auto", "Remove whole heads (blocks), or positions inside them.")
+    align: Literal["auto"] | int = option("auto", "Kept widths are multiples of this; auto asks the target.")
+    minimum: int = option(1, "Units of a class that always stay.", ge=1)
+    max_ratio: float = option(0.95, "No class loses a larger share.", gt=0, lt=1)
+    include: tuple[Pattern, ...] = option((), "Only classes whose weights one of these nodes reads.")
+    exclude: tuple[Pattern, ...] = option((), "No class whose weights one of these nodes reads.")
+    verify: bool = option(True, "Check masked equivalence and that the check has power.")
+    manifest: str | None = option(None, "Write the keep-set to this JSON file.")
+    replay: str | None = option(None, "Apply the keep-set of this JSON file instead of choosing.")
+
+
+class Prune(Pass[PruneOptions]):
+    """Removes channels, heads, features and hidden units, with everything that must go with them.
+
+    Which positions go together is found by label propagation over the whole graph; the result is compared with the
+    unpruned graph in which the removed units are masked.
+    """
+
+    guarantee = "lossy"
+    requires = frozenset({"float"})
+
+    def effective_guarantee(self) -> Guarantee:
+        """Equivalent in exact mode."""
+        return "equivalent" if self.options.mode == "exact" else "lossy"
+
+    def run(self, model: Model, ctx: Context) -> None:
+        """See the class."""
+        from graphopt.snapshot import restore, take
+        from graphopt.transforms.slicing_values import SliceConflict
+
+        if not ctx.allow(None, "prune"):
+            return
+        model.inline_functions()
+        frozen: dict[str, str] = {}
+        for _ in range(_RETRIES):
+            before = take(model.graph)
+            try:
+                self._prune(model, ctx, frozen)
+            except SliceConflict as conflict:
+                restore(model.graph, before)
+                frozen |= {t.name: f"its extents are mixed with run-time dims: {conflict}" for t in conflict.tensors}
+            else:
+                return
+        raise ValidationError(f"prune: {len(frozen)} tensors have extents that cannot be followed; exclude their nodes")
+
+    def _prune(self, model: Model, ctx: Context, frozen: dict[str, str]) -> None:
+        from graphopt.analysis.labels import analyse
+        from graphopt.transforms import masking, slicing
+        from graphopt.transforms.selection import macs, parameters
+        from graphopt.transforms.selection_units import find_units
+
+        tensors = model.graph.tensors() if frozen else {}
+        coupling = analyse(model.graph, frozen={tensors[n]: why for n, why in frozen.items()})
+        units = find_units(coupling)
+        keep = self._choose(units, ctx)
+        _explain(units, keep, ctx)
+        if keep.empty():
+            ctx.skipped(None, "nothing to remove")
+            return
+        feeds = self._feeds(coupling, ctx) if self.options.verify else {}
+        oracle = masking.build(model, coupling, keep) if self.options.verify else None
+        report = slicing.apply(keep)
+        for name in dict.fromkeys(report.pinned):
+            ctx.note(name, "computed from extents at run time; patched to what it must be")
+        if oracle is not None:
+            self._verify(model, oracle, units, keep, feeds, ctx)
+        _record_origins(coupling, keep, ctx)
+        ctx.count("units removed", int(keep.removed[coupling.solution.leaf].sum()))
+        ctx.count("macs kept", macs(units, keep) / max(macs(units, None), 1.0))
+        ctx.count("parameters kept", parameters(units, keep) / max(parameters(units, None), 1.0))
+        if self.options.manifest:
+            from graphopt.transforms.keepset import write_manifest
+
+            Path(self.options.manifest).write_text(json.dumps(write_manifest(keep), indent=1) + "\n")
+
+    # -- choosing --------------------------------------------------------------------------------------------------
+
+    def _choose(self, units: Units, ctx: Context) -> KeepSet:
+        from graphopt.transforms import selection
+        from graphopt.transforms.keepset import read_manifest
+
+        options = self.options
+        if options.replay:
+            return read_manifest(units.coupling, Path(options.replay).read_text())
+        policy = self._policy(ctx)
+        if options.mode == "exact":
+            return self._exact(units, policy)
+        if options.threshold is not None:
+            return selection.by_threshold(units, options.threshold, policy)
+        budgets: list[tuple[selection.Budget, float | None]] = [
+            ("macs", options.keep_macs),
+            ("params", options.keep_params),
+            ("bytes", options.keep_bytes),
+        ]
+        given = [(kind, share) for kind, share in budgets if share is not None]
+        if len(given) + (options.ratio is not None) > 1:
+            raise UsageError("prune: give one of ratio, keep_macs, keep_params, keep_bytes")
+        if not given and options.ratio is None and not len(options.ratios):
+            if ctx.settings.data is None:
+                ctx.note(None, "no amount and no calibration data: only what provably changes nothing is removed")
+                return self._exact(units, policy)
+            ctx.note(None, f"no amount given: {DEFAULT_MACS:.0%} of the MACs are kept; run reconstruct after it")
+            given = [("macs", DEFAULT_MACS)]
+        scores = self._scores(units, ctx)
+        if given:
+            return selection.by_budget(units, scores, policy, given[0][0], given[0][1])
+        return selection.by_ratio(units, scores, policy)
+
+    def _exact(self, units: Units, policy: Policy) -> KeepSet:
+        from graphopt.transforms.exact import removable
+        from graphopt.transforms.selection import removing_but_one
+
+        marked = removable(units.coupling)
+        return removing_but_one(units, marked, (~marked).astype(float), policy)
+
+    def _scores(self, units: Units, ctx: Context) -> Array:
+        from graphopt.transforms.criteria import find_criterion, score
+
+        criterion = find_criterion(self.options.criterion)
+        seed = int(ctx.rng().integers(1 << 31))
+        return score(units, criterion, self.options.reduction, None, seed)
+
+    def _policy(self, ctx: Context) -> Policy:
+        from graphopt.targets.registry import get_target
+        from graphopt.transforms.selection import Policy
+
+        options = self.options
+        align = get_target(ctx.settings.target).alignment("float32") if options.align == "auto" else options.align
+        if align < 1:
+            raise UsageError(f"prune: align must be at least 1, not {align}")
+        return Policy(
+            ratio=options.ratio or 0.0,
+            ratios=options.ratios,
+            align=align,
+            minimum=options.minimum,
+            max_ratio=options.max_ratio,
+            include=options.include,
+            exclude=options.exclude,
+            scope=options.scope,
+            prefer={"auto": "auto", "heads": "outer", "inside": "inner"}[options.prefer],  # type: ignore[arg-type]
+        )
+
+    # -- proof -----------------------------------------------------------------------------------------------------
+
+    def _feeds(self, coupling: Coupling, ctx: Context) -> dict[str, Array]:
+        from graphopt.transforms.seeded import seeded_feeds
+
+        if ctx.settings.data is not None:
+            batch = next(iter(ctx.settings.data.iter_batches(1)), None)
+            if batch is not None:
+                return dict(batch.feeds)
+        return seeded_feeds(coupling.graph, coupling.facts, ctx.settings.seed)
+
+    def _verify(
+        self, model: Model, oracle: Oracle, units: Units, keep: KeepSet, feeds: dict[str, Array], ctx: Context
+    ) -> None:
+        from graphopt.transforms.equivalence import check
+
+        found = check(model, oracle, units.coupling, keep, feeds, units.families)
+        ctx.count("masked error", found.error)
+        ctx.count("classes exchanged", found.tested)
+        ctx.count("inconclusive", len(found.inconclusive))
+        if not found.passed:
+            raise ValidationError(
+                f"prune: the result differs from the masked model by {max(found.error, found.probe_error):.2e} of the "
+                f"output range (allowed {found.tolerance:.0e}); this is a bug in an operator's rule, please report it"
+            )
+        ctx.note(None, f"equals the masked model: error {found.error:.1e} of the output range")
+        for name in found.inconclusive:
+            ctx.warn(name, "inconclusive: exchanging a kept for a removed unit moved nothing by 100 tolerances")
+
+
+def _record_origins(coupling: Coupling, keep: KeepSet, ctx: Context) -> None:
+    import numpy as np
+
+    for tensor, axes in coupling.record.axes.items():
+        if tensor.is_empty():
+            continue
+        for place, axis in enumerate(axes):
+            if keep.changed(axis):
+                ctx.origins.cut(tensor.name, place, np.flatnonzero(keep.mask(axis)))
+
+
+def _explain(units: Units, keep: KeepSet, ctx: Context) -> None:
+    """Remarks: what went, class by class, and which node froze the rest."""
+    for family in units.families:
+        gone = int(keep.removed[family.classes].sum())
+        if gone:
+            ctx.did(family.nodes[0] if family.nodes else None, f"{gone} of {len(family)} units removed")
+    whole = sum(c.macs() for c in units.coupling.record.costs) or 1.0
+    share: dict[str, float] = defaultdict(float)
+    for cost in units.coupling.record.costs:
+        for reason in {r for axis in cost.axes if (r := frozen_reason(units.coupling, axis))}:
+            share[reason] += cost.macs() / whole
+    for reason, part in sorted(share.items(), key=lambda item: -item[1]):
+        ctx.skipped(reason, f"freezes an axis of nodes with {part:.1%} of the MACs")
+
+
+def frozen_reason(coupling: Coupling, axis: object) -> str:
+    """What froze an axis, "" when it is free."""
+    from graphopt.analysis.labels import Frozen
+
+    if isinstance(axis, Frozen):
+        return axis.reason
+    classes = coupling.solution.classes(axis)  # type: ignore[arg-type]
+    stuck = [] if classes is None else classes[coupling.solution.frozen[classes]]
+    return coupling.solution.reason_of(int(stuck[0])) if len(stuck) else ""
