@@ -166,3 +166,20 @@ def score(
 def family_scores(family: Family, scores: Scores) -> Scores:
     """The scores of a family's units, in their order."""
     return scores[family.classes]
+
+
+def find_criterion(name: str) -> Criterion:
+    """A built-in criterion, or one of entry-point group ``graphopt.criteria``.
+
+    Raises:
+        UsageError: there is none of this name.
+    """
+    from importlib.metadata import entry_points
+
+    if name in CRITERIA:
+        return CRITERIA[name]
+    others = {e.name: e for e in entry_points(group="graphopt.criteria")}
+    if name in others:
+        loaded: Criterion = others[name].load()
+        return loaded
+    raise UsageError(f"unknown criterion {name!r}; there are {', '.join([*CRITERIA, *sorted(others)])}")

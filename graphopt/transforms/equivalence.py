@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from graphopt.analysis.labels import Coupling
-from graphopt.ir import Array
+from graphopt.analysis.labels.site import Axes
+from graphopt.analysis.labels.solve import Bools
+from graphopt.ir import Array, Tensor, Variable
 from graphopt.model import Model
 from graphopt.transforms.keepset import KeepSet
 from graphopt.transforms.masking import Oracle
@@ -16,23 +19,39 @@ from graphopt.transforms.selection_units import Family, find_units
 
 TOLERANCE = 1e-5
 POWER = 100.0
-_MAX_FAMILIES = 12
+MAX_FAMILIES = 12
 
 
 @dataclass(frozen=True)
 class Equivalence:
-    """``error``: largest difference over the range of the output. ``inconclusive`` names families whose exchange moved
-    no output by 100 tolerances; ``tested`` counts the families that were exchanged."""
+    """``error``: largest difference of any output over that output's range; ``probe_error``: the same for probed inner
+    tensors. ``inconclusive`` names families whose exchange moved neither an output nor a probe by 100 tolerances;
+    ``tested`` counts the families that were exchanged."""
 
     error: float
+    probe_error: float
     tolerance: float
     tested: int = 0
     inconclusive: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
-        """Within tolerance."""
-        return self.error <= self.tolerance
+        """Outputs and probes are within tolerance."""
+        return self.error <= self.tolerance and self.probe_error <= self.tolerance
+
+
+@dataclass(frozen=True)
+class _Probe:
+    name: str
+    axes: Axes
+
+    def kept(self, value: Array, *keeps: KeepSet) -> Array:
+        """The positions that stay under all of ``keeps``."""
+        for place, axis in enumerate(self.axes):
+            mask = np.logical_and.reduce([k.mask(axis) for k in keeps])
+            if not mask.all():
+                value = np.compress(mask, value, axis=place)
+        return value
 
 
 def check(
@@ -43,32 +62,71 @@ def check(
     feeds: Mapping[str, Array],
     families: Sequence[Family] | None = None,
     tolerance: float = TOLERANCE,
-    max_families: int = _MAX_FAMILIES,
+    max_families: int = MAX_FAMILIES,
 ) -> Equivalence:
-    """Run both on ``feeds`` with runtime optimizations off and compare all outputs.
+    """Run both on ``feeds`` with runtime optimizations off and compare all outputs and some inner tensors.
 
     The power test exchanges one kept for one removed unit in the oracle, per family, at most ``max_families`` of them
-    spread over the graph.
+    spread over the graph. The first tensor computed from each such family is probed.
     """
-    session = _session(oracle.model)
-    expected = session.run(None, {**feeds, **oracle.feeds(keep)})
-    found = _session(pruned).run(None, dict(feeds))
-    error = difference(expected, found)
     if families is None:
         families = find_units(coupling).families
     mixed = [f for f in families if 0 < int(keep.removed[f.classes].sum()) < len(f)]
-    step = max(1, len(mixed) // max_families) if max_families else len(mixed) + 1
+    step = max(1, -(-len(mixed) // max_families)) if max_families else len(mixed) + 1
+    chosen = mixed[::step]
+    probes = _probes(coupling, keep, chosen)
+    names = [p.name for p in probes.values()]
+    outputs = len(pruned.graph.outputs)
+    session = _session(oracle.model, names)
+    expected = session.run(None, {**feeds, **oracle.feeds(keep)})
+    found = _session(pruned, names).run(None, dict(feeds))
+    error = difference(expected[:outputs], found[:outputs])
+    inner = difference(
+        [p.kept(v, keep) for p, v in zip(probes.values(), expected[outputs:], strict=True)], found[outputs:]
+    )
     weak: list[str] = []
-    chosen = mixed[::step][:max_families]
     for family in chosen:
         other = KeepSet.removing(coupling, _exchanged(keep, family) & coupling.solution.leaf)
-        moved = difference(expected, session.run(None, {**feeds, **oracle.feeds(other)}))
-        if moved < POWER * tolerance:
+        moved = session.run(None, {**feeds, **oracle.feeds(other)})
+        change = difference(expected[:outputs], moved[:outputs])
+        for probe, before, after in zip(probes.values(), expected[outputs:], moved[outputs:], strict=True):
+            change = max(change, difference([probe.kept(before, keep, other)], [probe.kept(after, keep, other)]))
+        if change < POWER * tolerance:
             weak.append(family.name)
-    return Equivalence(error, tolerance, len(chosen), tuple(weak))
+    return Equivalence(error, inner, tolerance, len(chosen), tuple(weak))
 
 
-def _exchanged(keep: KeepSet, family: Family) -> Array:
+def _probes(coupling: Coupling, keep: KeepSet, families: Sequence[Family]) -> dict[Tensor, _Probe]:
+    """For each family the output of the first node that reduces over it."""
+    wanted = {f.number: set(f.classes.tolist()) for f in families}
+    found: dict[Tensor, _Probe] = {}
+    ends = set(coupling.graph.outputs)
+    for mask in coupling.record.masks:
+        classes = coupling.solution.classes(mask.labels)
+        if classes is None or not wanted or not keep.changed(mask.labels):
+            continue
+        here = set(np.unique(classes).tolist()) | _factors_of(coupling, classes)
+        hit = [n for n, members in wanted.items() if members & here]
+        tensor = mask.node.outputs[0]
+        axes = coupling.record.axes.get(tensor)
+        if not hit or axes is None or not tensor.name:
+            continue
+        for number in hit:
+            del wanted[number]
+        if tensor not in ends:
+            found[tensor] = _Probe(tensor.name, axes)
+    return found
+
+
+def _factors_of(coupling: Coupling, classes: Array) -> set[int]:
+    members: set[int] = set()
+    for grid in coupling.solution.grids:
+        if np.isin(grid.merged, classes).any():
+            members.update(*(f.tolist() for f in grid.factors))
+    return members
+
+
+def _exchanged(keep: KeepSet, family: Family) -> Bools:
     removed = keep.removed.copy()
     gone = family.classes[removed[family.classes]]
     stays = family.classes[~removed[family.classes]]
@@ -100,11 +158,26 @@ def _one(a: Array, b: Array) -> float:
     return float(np.abs(x - y).max() / span)
 
 
-def _session(model: Model):  # type: ignore[no-untyped-def]
+def _session(model: Model, probes: Sequence[str]) -> Any:
+    """A session with the named inner tensors as further outputs, runtime optimizations off."""
     import onnxruntime as ort
 
+    tensors = {t.name: t for n in model.graph.nodes for t in n.outputs}
+    added = [tensors[name] for name in probes]
+    kept = list(model.graph.outputs)
+    saved = [(t, t.shape) for t in added if isinstance(t, Variable)]
+    model.graph.outputs = [*kept, *added]
+    for tensor, _ in saved:
+        tensor.shape = None
+    try:
+        data = model.serialize()
+    finally:
+        model.graph.outputs = kept
+        for tensor, shape in saved:
+            tensor.shape = shape
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return ort.InferenceSession(model.serialize(), options, providers=["CPUExecutionProvider"])
+    options.log_severity_level = 4
+    return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+

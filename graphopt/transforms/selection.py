@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 
 from graphopt.analysis.labels.solve import Bools
 from graphopt.errors import UsageError
-from graphopt.ir import Tensor, constant_value
+from graphopt.ir import Node, Tensor, constant_value
 from graphopt.transforms.criteria import Scores
 from graphopt.transforms.keepset import KeepSet
 from graphopt.transforms.selection_units import Family, Units
@@ -21,30 +20,43 @@ NARROW = 8
 _STEPS = 24
 
 
+class Picker(Protocol):
+    """Picks nodes, as a pipeline pattern does."""
+
+    def matches(self, node: Node) -> bool:
+        """Whether it picks the node."""
+
+
+class RatioMap(Protocol):
+    """Ratios by node, as a pipeline pattern map gives them."""
+
+    def get(self, node: Node) -> float | None:
+        """The ratio for a node, or None."""
+
+
 @dataclass(frozen=True)
 class Policy:
     """How much of each family goes.
 
-    ``ratio``: share of units removed. ``ratios``: overrides by pattern on node names (``op=Conv`` matches operators).
-    ``align``: kept widths are multiples of it, except in families narrower than 8 times it. ``minimum``: units that
-    always stay. ``max_ratio``: no family loses more. ``include`` and ``exclude`` are patterns.
+    ``ratio``: share of units removed. ``ratios``: overrides by node. ``align``: kept widths are multiples of it; a
+    family narrower than 8 times it uses the largest power-of-two part for which that holds. ``minimum``: units that
+    always stay. ``max_ratio``: no family loses more. A family is in play when ``include`` (if any) picks a node whose
+    weights it cuts, and ``exclude`` picks none. ``prefer``: which of heads and positions inside heads goes.
     """
 
     ratio: float = 0.5
-    ratios: Mapping[str, float] = field(default_factory=dict)
+    ratios: RatioMap | None = None
     align: int = 1
     minimum: int = 1
     max_ratio: float = 1.0
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
+    include: tuple[Picker, ...] = ()
+    exclude: tuple[Picker, ...] = ()
     scope: Literal["local", "global"] = "local"
+    prefer: Literal["auto", "outer", "inner"] = "auto"
 
 
-def matches(family: Family, pattern: str) -> bool:
-    """Whether a pattern (glob on node names, or ``op=NAME``) names a node whose weights the family cuts."""
-    if pattern.startswith("op="):
-        return any(n.op == pattern[3:] for n in family.nodes)
-    return any(fnmatch.fnmatchcase(n.name, pattern) for n in family.nodes)
+def _picked(family: Family, pickers: tuple[Picker, ...]) -> bool:
+    return any(p.matches(n) for p in pickers for n in family.nodes)
 
 
 def active_families(units: Units, policy: Policy) -> list[Family]:
@@ -57,6 +69,8 @@ def active_families(units: Units, policy: Policy) -> list[Family]:
         if not options:
             continue
         best = next((s for s in options if set(s) & chosen), None)
+        if best is None and policy.prefer != "auto":
+            best = options[0 if policy.prefer == "outer" else -1]
         if best is None:
             best = next((s for s in options if all(_fits(units.families[f], policy) for f in s)), None)
         if best is None:
@@ -73,21 +87,26 @@ def _fits(family: Family, policy: Policy) -> bool:
 
 
 def _wanted(family: Family, policy: Policy) -> bool:
-    if policy.include and not any(matches(family, p) for p in policy.include):
+    if policy.include and not _picked(family, policy.include):
         return False
-    return not any(matches(family, p) for p in policy.exclude)
+    return not _picked(family, policy.exclude)
 
 
 def _ratio(family: Family, policy: Policy) -> float:
-    ratio = next((r for p, r in policy.ratios.items() if matches(family, p)), policy.ratio)
+    ratio = policy.ratio
+    if policy.ratios is not None:
+        ratio = next((r for n in family.nodes if (r := policy.ratios.get(n)) is not None), ratio)
     return min(ratio, policy.max_ratio)
 
 
 def removed_count(width: int, ratio: float, policy: Policy) -> int:
     """How many units of a family of this width go at this ratio, alignment and minimum respected."""
     keep = width - round(width * ratio)
-    if policy.align > 1 and width >= NARROW * policy.align and keep < width:
-        keep = min(width, max(policy.align, round(keep / policy.align) * policy.align))
+    multiple = policy.align
+    while multiple > 1 and width < NARROW * multiple:
+        multiple = multiple // 2 if multiple % 2 == 0 else 1
+    if multiple > 1 and keep < width:
+        keep = min(width, max(multiple, round(keep / multiple) * multiple))
     return width - min(width, max(keep, policy.minimum, 1))
 
 
@@ -131,7 +150,7 @@ def by_budget(units: Units, scores: Scores, policy: Policy, kind: Budget, keep: 
     low, high, best = 0.0, min(0.99, policy.max_ratio), None
     for _ in range(_STEPS):
         ratio = high if best is None else (low + high) / 2
-        trial = by_ratio(units, scores, _with_ratio(policy, ratio))
+        trial = by_ratio(units, scores, replace(policy, ratio=ratio))
         share = measure(units, trial) / whole
         if share <= keep:
             best, high = trial, ratio
@@ -143,12 +162,6 @@ def by_budget(units: Units, scores: Scores, policy: Policy, kind: Budget, keep: 
             break
     assert best is not None
     return best
-
-
-def _with_ratio(policy: Policy, ratio: float) -> Policy:
-    from dataclasses import replace
-
-    return replace(policy, ratio=ratio)
 
 
 def macs(units: Units, keep: KeepSet | None) -> float:

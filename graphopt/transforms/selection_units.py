@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from graphopt.analysis.labels import Axis, Coupling, Frozen
+from graphopt.analysis.labels.solve import Bools
 from graphopt.analysis.labels.space import Labels
 from graphopt.ir import Node, Tensor
 
@@ -69,15 +70,7 @@ def find_units(coupling: Coupling) -> Units:
         signature[first] += salt.integers(1, 1 << 62, dtype=np.uint64)
         place[first] = np.minimum(place[first], offset + where)
         offset += len(classes)
-    on_weight = np.zeros(number, bool)
-    for _, axes, _ in coupling.weight_axes():
-        for axis in axes:
-            if (found := solution.classes(axis)) is not None:
-                on_weight[found] = True
-    for grid in reversed(solution.grids):
-        for factor in grid.factors:
-            on_weight[factor] |= True
-    leaves = np.flatnonzero(solution.leaf & on_weight)
+    leaves = np.flatnonzero(solution.leaf & _costly(coupling))
     order = leaves[np.lexsort((place[leaves], signature[leaves]))]
     family_of = np.full(number, -1, np.int64)
     groups = np.split(order, np.flatnonzero(np.diff(signature[order])) + 1) if len(order) else []
@@ -88,6 +81,22 @@ def find_units(coupling: Coupling) -> Units:
     units = Units(coupling, _with_weights(coupling, families, family_of), family_of)
     units.rivals = list(_rivals(coupling, family_of))
     return units
+
+
+def _costly(coupling: Coupling) -> Bools:
+    """Classes that lie on an axis of a node that multiplies, or are factors of such: removing others saves nothing."""
+    solution = coupling.solution
+    found = np.zeros(len(solution.frozen), bool)
+    for cost in coupling.record.costs:
+        for axis in cost.axes:
+            if (classes := solution.classes(axis)) is not None:
+                found[classes] = True
+    for _ in range(3):
+        for grid in solution.grids:
+            for k, factor in enumerate(grid.factors):
+                others = tuple(i for i in range(grid.merged.ndim) if i != k)
+                found[factor] |= found[grid.merged].any(axis=others)
+    return found
 
 
 def _with_weights(coupling: Coupling, families: list[Family], family_of: Labels) -> list[Family]:

@@ -11,7 +11,7 @@ from graphopt.analysis.labels.solve import Solution, solve
 from graphopt.analysis.labels.space import Frozen
 from graphopt.analysis.shapes import OTHER_PRIMES, Facts, interpret
 from graphopt.graph import Graph, subgraphs
-from graphopt.ir import Node, Tensor
+from graphopt.ir import Node, Tensor, is_constant
 
 
 @dataclass
@@ -106,6 +106,14 @@ def _label(node: Node, record: Record, table: Mapping[OpKey, Rule], opsets: Mapp
         _opaque(site, f"(no rule for {node.domain + ':' if node.domain else ''}{node.op})")
     else:
         rule(site)
+        _freeze_values(site)
+
+
+def _freeze_values(site: Site) -> None:
+    """Inputs that a row reads as values only (shapes, indices) keep their extents, computed ones included."""
+    for index, tensor in enumerate(site.node.inputs):
+        if index not in site.touched and not tensor.is_empty() and not is_constant(tensor):
+            site.freeze_input(index, "(read as a value)")
 
 
 def _opaque(site: Site, why: str) -> None:

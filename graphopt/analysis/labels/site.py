@@ -45,6 +45,7 @@ class Site:
         self.node = node
         self.record = record
         self.space = record.space
+        self.touched: set[int] = set()
         self._opsets = opsets
 
     @property
@@ -94,6 +95,7 @@ class Site:
     def axes(self, index: int) -> Axes:
         """The axes of an input."""
         tensor = self.node.inputs[index]
+        self.touched.add(index % len(self.node.inputs))
         if is_constant(tensor):
             self.record.labelled.setdefault(tensor, set()).add((self.node, index % len(self.node.inputs)))
         found = self.record.axes.get(tensor)
@@ -111,6 +113,10 @@ class Site:
             return False
         shape = tensor.shape if isinstance(tensor, Constant) else self.record.facts.shape(tensor)
         return shape is not None and sum(int(e) > 1 for e in shape) <= 1
+
+    def ignore(self, index: int) -> None:
+        """The extents of this input do not matter to the node, whatever becomes of them."""
+        self.touched.add(index)
 
     def free(self, shape: Sequence[int]) -> Axes:
         """Axes with new labels."""

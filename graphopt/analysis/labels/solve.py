@@ -91,6 +91,7 @@ class _Solver:
         self.grids = list(space.grids)
         self.count = space.count
         self.reasons: dict[str, int] = {}
+        self.dropped: set[int] = set()
         self.classes = np.zeros(0, np.int64)
         self.frozen: Bools = np.zeros(0, bool)
         self.why = np.zeros(0, np.int64)
@@ -220,6 +221,9 @@ class _Solver:
                 done |= {first, second}
             else:
                 stubborn.append((first, second))
+        if self.dropped:
+            self.grids = [g for i, g in enumerate(self.grids) if i not in self.dropped]
+            self.dropped = set()
         if done:
             return True
         if stubborn:
@@ -259,9 +263,8 @@ class _Solver:
                     self.grids.append(Grid(factor.reshape(shape), tuple(known[k] for k in block), grid.reason))
         fine = Grid(a.merged.reshape(sizes), tuple(known), a.reason)
         self.grids[first] = fine
-        if a.merged.shape != b.merged.shape or a is not b:
-            self.grids.pop(second)
-            self.edges.append((a.merged.reshape(-1), b.merged.reshape(-1)))
+        self.dropped.add(second)
+        self.edges.append((a.merged.reshape(-1), b.merged.reshape(-1)))
         return True
 
     def _aligned(self, first: int, second: int) -> bool:

@@ -35,6 +35,7 @@ def unary(site: Site) -> None:
 
 def cast_like(site: Site) -> None:
     """Only the type of the second input matters."""
+    site.ignore(1)
     site.emit(site.axes(0))
 
 

@@ -322,7 +322,13 @@ def _space(site: Site, x: Axes, channel: Axis) -> None:
 
 def describe(site: Site) -> None:
     """Shape, Size: the value is recomputed; nothing is frozen here."""
+    site.ignore(0)
     site.emit([site.stuck(e) for e in site.out()])
+
+
+def numbers(site: Site) -> None:
+    """Range, EyeLike: positions are values."""
+    site.freeze_all("(positions are values)")
 
 
 def trilu(site: Site) -> None:
@@ -351,4 +357,6 @@ ROWS: Mapping[str, Rule] = {
     "Shape": describe,
     "Size": describe,
     "Trilu": trilu,
+    "Range": numbers,
+    "EyeLike": numbers,
 }

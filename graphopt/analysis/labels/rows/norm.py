@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from graphopt.analysis.labels.records import Norm, NormKind
 from graphopt.analysis.labels.site import Axes, Rule, Site
@@ -10,15 +10,16 @@ from graphopt.analysis.labels.space import Frozen
 
 
 def batch_norm(site: Site) -> None:
-    """scale, B, mean, var belong to axis 1."""
-    if len([t for t in site.node.outputs if not t.is_empty()]) > 1:
-        site.freeze_all("(training mode)")
-        return
+    """scale, B, mean, var belong to axis 1. In training mode the statistics are those of all other axes."""
     x = site.axes(0)
     channel = x[1] if len(x) > 1 else x[0]
     for index in range(1, 5):
         site.equal(channel, site.axes(index)[0])
     site.emit(x)
+    for index in range(1, len(site.node.outputs)):
+        site.emit([channel], index)
+    if site.attr("training_mode", 0) or (site.opset < 14 and len(site.node.outputs) > 1):
+        _normalise(site, "instance", x, [0, *range(2, len(x))])
 
 
 def instance_norm(site: Site) -> None:
@@ -30,7 +31,7 @@ def instance_norm(site: Site) -> None:
     site.emit(x)
 
 
-def _normalise(site: Site, kind: NormKind, x: Axes, over: range, groups: int = 1) -> None:
+def _normalise(site: Site, kind: NormKind, x: Axes, over: Sequence[int], groups: int = 1) -> None:
     if any(not isinstance(x[a], Frozen) for a in over):
         site.norm(Norm(site.node, kind, tuple(over), tuple(x), groups))
 
