@@ -12,10 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
+
 from graphopt.analysis.statistics import Channels, ProgressCallback, Request, collect
 from graphopt.data.feeds import Dataset, count_samples
 from graphopt.graph import subgraphs
-from graphopt.ir import Array, Node, Tensor, constant_value
+from graphopt.ir import Array, Node, Tensor, constant_value, static_shape
 from graphopt.model import Model
 from graphopt.transforms.least_squares import RIDGES, System, fit
 from graphopt.transforms.reconstruction_layers import Layer, layer_of, with_limit
@@ -80,6 +82,7 @@ class _Job:
     kept: Array | None
     scales: Array | None
     other: Tensor | None
+    product: Array | None = None
 
 
 def reconstruct(
@@ -108,7 +111,7 @@ def reconstruct(
     """
     options = options or ReconstructionOptions()
     samples = max(1, count_samples(dataset))
-    jobs = plan(model, origin, touched, samples, options)
+    jobs = plan(model, reference, origin, touched, samples, options)
     steps: list[Step] = []
     for chunk in _chunks(jobs, samples, options):
         stores = _reference_rows(reference, dataset, chunk, options, progress)
@@ -118,18 +121,24 @@ def reconstruct(
 
 
 def plan(
-    model: Model, origin: OriginOf, touched: frozenset[str], samples: int, options: ReconstructionOptions
+    model: Model,
+    reference: Model,
+    origin: OriginOf,
+    touched: frozenset[str],
+    samples: int,
+    options: ReconstructionOptions,
 ) -> list[_Job]:
     """The layers to fit, in the order of computation: those that a removed channel or a touched node reaches."""
     jobs: list[_Job] = []
     dirty: set[int] = set()
+    originals = reference.graph.tensors()
     for node in model.graph.nodes:
         layer = layer_of(node)
         changed = node.name in touched or _reads_dirty(node, dirty) or (layer is not None and _cut(layer, origin))
         if not changed:
             continue
         dirty.update(id(t) for t in node.outputs)
-        if layer is not None and (job := _job(layer, origin, samples, options)) is not None:
+        if layer is not None and (job := _job(layer, originals, origin, samples, options)) is not None:
             jobs.append(job)
     return _residual_targets(model, jobs, origin, dirty) if options.residual_targets else jobs
 
@@ -153,15 +162,38 @@ def _cut(layer: Layer, origin: OriginOf) -> bool:
     return False
 
 
-def _job(layer: Layer, origin: OriginOf, samples: int, options: ReconstructionOptions) -> _Job | None:
+def _job(
+    layer: Layer, originals: Mapping[str, Tensor], origin: OriginOf, samples: int, options: ReconstructionOptions
+) -> _Job | None:
     matrix = layer.matrix()
     features = matrix.shape[1] - 1
     if features > _MOST_FEATURES:
         return None
     rows = min(max(options.rows_per_feature * features, _LEAST_ROWS), _MOST_ROWS)
     limited = with_limit(layer, max(1, -(-rows // samples)))
+    if layer.inner:
+        return _inner_job(limited, originals, origin)
     target = _source(layer.output, layer.target.axis, origin)
     return None if target is None else _Job(limited, *target, other=None)
+
+
+def _inner_job(layer: Layer, originals: Mapping[str, Tensor], origin: OriginOf) -> _Job | None:
+    """Targets of a recurrent node's input product: the reference's input times the reference's weights."""
+    data, weight = origin(layer.data.name), origin(layer.weight.name)
+    if data is None or weight is None or weight.scales or set(weight.kept) - {1, 2}:
+        return None
+    original = originals[weight.tensor]
+    first = next((layer_of(n) for n in original.outputs if n.op == layer.node.op), None)
+    shape = static_shape(original)
+    if first is None or shape is None:
+        return None
+    directions = shape[0]
+    product = first.matrix()[0]
+    kept = weight.kept.get(1)
+    if kept is not None:
+        per_direction = product.shape[1] // directions
+        kept = (np.arange(directions)[:, None] * per_direction + kept).reshape(-1)
+    return _Job(layer, data.tensor, kept, None, None, product)
 
 
 def _source(tensor: Tensor, axis: int, origin: OriginOf) -> tuple[str, Array | None, Array | None] | None:
@@ -184,11 +216,11 @@ def _residual_targets(model: Model, jobs: list[_Job], origin: OriginOf, dirty: s
     outputs = {id(t) for t in model.graph.outputs}
     last: dict[int, int] = {}
     for index, job in enumerate(jobs):
-        if (add := _sum_of(job.layer.output, outputs)) is not None:
+        if not job.layer.inner and (add := _sum_of(job.layer.output, outputs)) is not None:
             last[id(add)] = index
     result = list(jobs)
     for index, job in enumerate(jobs):
-        add = _sum_of(job.layer.output, outputs)
+        add = None if job.layer.inner else _sum_of(job.layer.output, outputs)
         if add is None or last[id(add)] != index:
             continue
         other = next(t for t in add.inputs if t is not job.layer.output)
@@ -234,7 +266,8 @@ def _reference_rows(
     progress: ProgressCallback | None,
 ) -> dict[int, RowStore]:
     requests = {
-        id(job.layer.node): Request.of(job.source, KeptRows(job.layer.target, job.kept, job.scales)) for job in jobs
+        id(job.layer.node): Request.of(job.source, KeptRows(job.layer.target, job.kept, job.scales, job.product))
+        for job in jobs
     }
     found = collect(
         reference, dataset, requests.values(), batch=options.batch, threads=options.threads,

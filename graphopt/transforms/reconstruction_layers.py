@@ -20,7 +20,9 @@ class Layer:
 
     ``patches`` cuts ``data`` into features, ``target`` cuts ``output`` into the same rows. ``weight_axis`` is the axis
     of the weight that counts input features (channels) of ``data``. ``bias`` is a constant, or None; ``can_add_bias``
-    says that the node could take one. ``bias_sign`` is what ONNX multiplies the bias by.
+    says that the node could take one. ``weight_scale`` and ``bias_scale`` are what the node multiplies them by.
+    ``inner`` marks a product that no tensor holds (the input weights of a recurrent node): its ``output`` is the data
+    tensor, to be multiplied by the reference's own matrix.
     """
 
     node: Node
@@ -36,6 +38,7 @@ class Layer:
     from_matrix: Callable[[Array, tuple[int, ...]], Array]
     weight_scale: float = 1.0
     bias_scale: float = 1.0
+    inner: bool = False
 
     @property
     def has_bias(self) -> bool:
@@ -47,13 +50,12 @@ class Layer:
         values = constant_value(self.weight)
         assert values is not None
         inner = self.to_matrix(values.astype(np.float64)) * self.weight_scale
-        bias = np.zeros((inner.shape[0], 1, inner.shape[2]))
+        bias = np.zeros(inner.shape[0] * inner.shape[2])
         if self.bias is not None:
             held = constant_value(self.bias)
             assert held is not None
-            full = np.broadcast_to(held.astype(np.float64).reshape(-1), (bias.size,)) * self.bias_scale
-            bias = full.reshape(bias.shape)
-        return np.concatenate([inner, bias], axis=1)
+            bias = np.broadcast_to(self._bias_part(held).reshape(-1), bias.shape) * self.bias_scale
+        return np.concatenate([inner, bias.reshape(inner.shape[0], 1, inner.shape[2])], axis=1)
 
     def assign(self, graph: Graph, matrix: Array) -> None:
         """Write weights and bias back, in the types they had."""
@@ -63,11 +65,7 @@ class Layer:
         graph.set_weight(_own(graph, self.node, self.weight), weights)
         bias = matrix[:, -1].reshape(-1) / self.bias_scale
         if self.bias is not None:
-            held = constant_value(self.bias)
-            assert held is not None
-            shape = held.shape if held.size == bias.size else (*(1,) * (held.ndim - 1), bias.size)
-            owner = next(n for n in self.bias.outputs if any(t is self.output for t in n.outputs))
-            graph.set_weight(_own(graph, owner, self.bias), bias.reshape(shape).astype(held.dtype))
+            self._assign_bias(graph, self.bias, bias)
         elif self.can_add_bias and np.any(bias):
             constant = graph.new_constant(f"{self.output.name}_bias", bias.astype(values.dtype))
             if len(self.node.inputs) > 2:
@@ -75,12 +73,28 @@ class Layer:
             else:
                 self.node.inputs.append(constant)
 
+    def _assign_bias(self, graph: Graph, tensor: Tensor, bias: Array) -> None:
+        held = constant_value(tensor)
+        assert held is not None
+        if self.inner:
+            part = self._bias_part(held)
+            new = np.concatenate([bias.reshape(part.shape), held[:, part.shape[1] :]], axis=1)
+        else:
+            shape = held.shape if held.size == bias.size else (*(1,) * (held.ndim - 1), bias.size)
+            new = bias.reshape(shape)
+        owner = self.node if self.inner else next(n for n in tensor.outputs if self.output in n.outputs)
+        graph.set_weight(_own(graph, owner, tensor), new.astype(held.dtype))
+
+    def _bias_part(self, held: Array) -> Array:
+        """The bias of the input product; a recurrent node's other half belongs to the hidden state."""
+        return held[:, : held.shape[1] // 2] if self.inner else held
+
 
 def layer_of(node: Node, limit: int | None = None) -> Layer | None:
     """The node as a layer, or None when it is none or not of a kind that can be fitted.
 
-    Conv, ConvTranspose, Gemm, and MatMul with a constant of rank 2, with the bias a following Add holds. ``limit``
-    caps the positions looked at in each sample.
+    Conv, ConvTranspose, Gemm, MatMul with a constant of rank 2 (with the bias a following Add holds), and the input
+    weights of LSTM, GRU and RNN. ``limit`` caps the positions looked at in each sample.
     """
     maker = _MAKERS.get(node.op) if not node.domain else None
     return None if maker is None else maker(node, limit)
@@ -223,6 +237,25 @@ def _matmul(node: Node, limit: int | None) -> Layer | None:
     )  # fmt: skip
 
 
+def _recurrent(node: Node, limit: int | None) -> Layer | None:
+    weight = _float_weight(node, 1, 3)
+    if weight is None:
+        return None
+    bias = node.inputs[3] if len(node.inputs) > 3 and not node.inputs[3].is_empty() else None
+    if bias is not None and constant_value(bias) is None:
+        return None
+    rows = Channels(-1, 1, limit, batch_axis=0 if node.attrs.get("layout", 0) else 1)
+
+    def to_matrix(values: Array) -> Array:
+        return values.reshape(1, -1, values.shape[2]).transpose(0, 2, 1)
+
+    def from_matrix(matrix: Array, shape: tuple[int, ...]) -> Array:
+        return np.ascontiguousarray(matrix[0].T).reshape(shape)
+
+    data = node.inputs[0]
+    return Layer(node, data, weight, data, rows, rows, bias, False, 2, to_matrix, from_matrix, inner=True)
+
+
 def _dense(transposed: bool) -> tuple[Callable[[Array], Array], Callable[[Array, tuple[int, ...]], Array]]:
     if transposed:
         return (lambda values: values.T[None]), (lambda matrix, _: np.ascontiguousarray(matrix[0].T))
@@ -245,4 +278,7 @@ _MAKERS: dict[str, Callable[[Node, int | None], Layer | None]] = {
     "ConvTranspose": _conv_transpose,
     "Gemm": _gemm,
     "MatMul": _matmul,
+    "LSTM": _recurrent,
+    "GRU": _recurrent,
+    "RNN": _recurrent,
 }

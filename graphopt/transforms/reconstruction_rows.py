@@ -17,11 +17,15 @@ HELD_PERIOD = 5
 
 @dataclass(frozen=True, eq=False)
 class KeptRows:
-    """Spec: keep the values of some channels at the positions that ``patches`` looks at, for every sample."""
+    """Spec: keep the values of some channels at the positions that ``patches`` looks at, for every sample.
+
+    With ``product`` [channels + 1, m] (bias last), what is kept is the values times that matrix.
+    """
 
     patches: Channels
     kept: Array | None = None
     scales: Array | None = None
+    product: Array | None = None
 
     def create(self) -> RowStore:
         """A new store."""
@@ -44,6 +48,8 @@ class RowStore:
         samples, ids = selected(arrays[0], rows, self.spec.patches, None)
         for chosen, block in self.spec.patches.blocks(samples, ids):
             values = block.reshape(*block.shape[:2], -1)
+            if self.spec.product is not None:
+                values = values @ self.spec.product[:-1] + self.spec.product[-1]
             if self.spec.kept is not None:
                 values = values[..., self.spec.kept]
             if self.spec.scales is not None:

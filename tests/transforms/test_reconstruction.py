@@ -255,3 +255,30 @@ def test_memory_cap_gives_the_same_weights(rng):
         reconstruct(pruned, model, data(model, x), origins(CUTS), options)
         found.append(run(pruned, x))
     np.testing.assert_allclose(found[0], found[1], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("op", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+def test_recurrent_input_weights_recover_a_duplicate(rng, op, gates):
+    hidden = 5
+    weights = {
+        "w1": rng.standard_normal((3, 6)),
+        "w": rng.standard_normal((2, gates * hidden, 6)) * 0.3,
+        "r": rng.standard_normal((2, gates * hidden, hidden)) * 0.3,
+        "b": rng.standard_normal((2, 2 * gates * hidden)) * 0.3,
+    }
+    weights["w1"][:, 5] = weights["w1"][:, 1]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["h"], name="first"),
+        helper.make_node("Tanh", ["h"], ["t"]),
+        helper.make_node(op, ["t", "w", "r", "b"], ["y"], name="second", hidden_size=hidden, direction="bidirectional"),
+    ]
+    model = build(nodes, weights, {"x": [7, "N", 3]})
+    kept = [0, 1, 2, 3, 4]
+    cuts = {"w1": (1, kept), "h": (2, kept), "t": (2, kept), "w": (2, kept)}
+    x = rng.standard_normal((60, 7, 1, 3)).astype(np.float32)
+    pruned = cut(model, {n: cuts[n] for n in ("w1", "w")})
+    before = np.abs(run(pruned, x[0]) - run(model, x[0])).max()
+    (step,) = reconstruct(pruned, model, data(model, x), origins(cuts))
+    assert step.method == "least squares"
+    np.testing.assert_allclose(run(pruned, x[0]), run(model, x[0]), atol=1e-3)
+    assert before > 0.02
