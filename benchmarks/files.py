@@ -135,13 +135,29 @@ def main() -> None:
         child(Path(source), Path(target), external)
         return
     lines = ["# Reading and writing models", "", "Made by `python benchmarks/files.py`.", ""]
-    lines += ["## Memory: load, verify, save", "", "| weights | peak MB | of the weights | bound |", "|---|---|---|---|"]
+    lines += [
+        "## Memory: load, verify, save",
+        "",
+        "| weights | peak MB | of the weights | bound |",
+        "|---|---|---|---|",
+    ]
     with tempfile.TemporaryDirectory() as folder:
         for count in (30, 160) if options.large else (30,):
             lines += list(memory(Path(folder), count))
-    lines += ["", "## Time in seconds", "", "| nodes | load and sort | verify, dead code | snapshot | serialize | all |"]
+    lines += [
+        "",
+        "## Time in seconds",
+        "",
+        "| nodes | load and sort | verify, dead code | snapshot | serialize | all |",
+    ]
     lines += ["|---|---|---|---|---|---|", *scale()]
-    lines += ["", "## Round trips, same content and the input untouched", "", "| models | count | same |", "|---|---|---|"]
+    lines += [
+        "",
+        "## Round trips, same content and the input untouched",
+        "",
+        "| models | count | same |",
+        "|---|---|---|",
+    ]
     lines += list(fidelity(options.zoo))
     options.out.write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
-from graphopt.graph import Graph, ensure_id, subgraphs
-from graphopt.ir import Constant, Node, Variable
+from graphopt.ir import Constant, Node, Variable, ensure_id, subgraphs
+
+if TYPE_CHECKING:
+    from graphopt.graph import Graph
 
 
 def adopt(root: Graph) -> None:
@@ -41,8 +45,8 @@ def _parents(root: Graph) -> dict[Graph, Graph | None]:
         graph = stack.pop()
         for node in graph.nodes:
             for value in node.attrs.values():
-                if isinstance(value, gs.Graph) and not isinstance(value, Graph):
-                    value.__class__ = Graph
+                if isinstance(value, gs.Graph) and type(value) is not type(root):
+                    value.__class__ = type(root)
             for sub in subgraphs(node):
                 parents[sub] = graph
                 stack.append(sub)

@@ -14,8 +14,11 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from graphopt.adoption import adopt
 from graphopt.errors import GraphoptError, UsageError
-from graphopt.ir import UNSET_ID, Array, Constant, Node, Shape, Tensor, Variable, constant_node, empty
+from graphopt.ir import Array, Constant, Node, Shape, Tensor, Variable, constant_node, empty
+from graphopt.ir import subgraphs as subgraphs
+from graphopt.order import sorted_nodes
 
 Opsets: TypeAlias = dict[str, int]
 
@@ -299,8 +302,6 @@ class Graph(gs.Graph):  # type: ignore[misc]
         Raises:
             InvalidModelError: the nodes form a cycle.
         """
-        from graphopt.order import sorted_nodes
-
         for graph in self.graphs():
             graph.nodes = sorted_nodes(graph)
 
@@ -308,8 +309,6 @@ class Graph(gs.Graph):  # type: ignore[misc]
 
     def adopt(self) -> None:
         """Take over what was added by hand: classes, ids, missing node names, ownership of new constants."""
-        from graphopt.adoption import adopt
-
         adopt(self)
 
     def name_table(self) -> dict[str, int]:
@@ -353,17 +352,6 @@ class Graph(gs.Graph):  # type: ignore[misc]
     def copy(self, tensor_map: Any = None) -> NoReturn:
         """Refused: it loses tensor types. Use ``Model.clone``."""
         raise UsageError("Graph.copy loses what the file held; use Model.clone()")
-
-
-def subgraphs(node: Node) -> list[Graph]:
-    """The graphs that a node holds as attributes."""
-    return [v for v in node.attrs.values() if isinstance(v, Graph)]
-
-
-def ensure_id(item: Node | Tensor, ids: Iterator[int]) -> None:
-    """Number a node or tensor that has no id yet."""
-    if item.id == UNSET_ID:
-        item.id = next(ids)
 
 
 def _reads(node: Node) -> list[Tensor]:

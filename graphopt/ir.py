@@ -8,7 +8,7 @@ They carry what graphsurgeon drops: doc strings, metadata, denotations, non-tens
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -23,6 +23,7 @@ from graphopt.errors import GraphoptError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from graphopt.graph import Graph
     from graphopt.storage import StoredTensor
 
 Array: TypeAlias = "npt.NDArray[Any]"
@@ -192,6 +193,17 @@ def constant_node(tensor: Tensor) -> Node | None:
     if isinstance(tensor, Variable) and tensor.inputs and tensor.inputs[0].is_op("Constant"):
         return tensor.inputs[0]
     return None
+
+
+def subgraphs(node: Node) -> list[Graph]:
+    """The graphs that a node holds as attributes."""
+    return [v for v in node.attrs.values() if isinstance(v, gs.Graph)]
+
+
+def ensure_id(item: Node | Tensor, ids: Iterator[int]) -> None:
+    """Number a node or tensor that has no id yet."""
+    if item.id == UNSET_ID:
+        item.id = next(ids)
 
 
 def is_constant(tensor: Tensor) -> bool:

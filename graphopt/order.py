@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from graphopt.errors import InvalidModelError
-from graphopt.graph import Graph, subgraphs
-from graphopt.ir import Node, Tensor
+from graphopt.ir import Node, Tensor, subgraphs
+
+if TYPE_CHECKING:
+    from graphopt.graph import Graph
 
 
 def sorted_nodes(graph: Graph) -> list[Node]:

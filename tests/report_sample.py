@@ -32,7 +32,9 @@ def sample_result() -> RunResult:
     )
     passes = (
         PassResult("cleanup", "", "equivalent", True, 0.4, before, before, {"nodes removed": 20}, (), "equal"),
-        PassResult("prune", "keep_macs=0.6", "lossy", True, 2.1, before, after, {"units removed": 320}, remarks, "masked"),
+        PassResult(
+            "prune", "keep_macs=0.6", "lossy", True, 2.1, before, after, {"units removed": 320}, remarks, "masked"
+        ),
     )
     cpu = CpuInfo("Test CPU", "x86_64", 2, 2, True, ("avx2", "avx512_vnni"))
     timings = (
@@ -53,7 +55,15 @@ def sample_result() -> RunResult:
         passes=passes,
         layers=(
             LayerChange("layer1.conv1", "Conv", (64, 64, 3, 3), (40, 64, 3, 3), "int8", 36864, 23040),
-            LayerChange("a/very/long/name/of/a/layer/that/will/not/fit/in/the/label", "Conv", (64, 64), (64, 64), "float32", 4096, 4096),
+            LayerChange(
+                "a/very/long/name/of/a/layer/that/will/not/fit/in/the/label",
+                "Conv",
+                (64, 64),
+                (64, 64),
+                "float32",
+                4096,
+                4096,
+            ),
         ),
         comparison=Comparison(outputs, 1000, True, False, accuracy),
         accuracy=accuracy,

@@ -9,7 +9,9 @@ import numpy as np
 from graphopt.ir import Node, Tensor, Variable
 from graphopt.model import Model
 
-_PASSES = frozenset({"Cast", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Slice", "Expand", "Concat"})
+_PASSES = frozenset(
+    {"Cast", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Slice", "Expand", "Concat"}
+)
 
 
 def index_bounds(model: Model) -> Mapping[str, int]:

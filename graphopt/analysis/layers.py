@@ -41,7 +41,9 @@ def behind(tensor: Tensor) -> Tensor | None:
     """The constant that a weight input holds, looking through operators that only change its form."""
     while not is_constant(tensor):
         producer = tensor.inputs[0] if tensor.inputs else None
-        if producer is None or not producer.is_op("DequantizeLinear", "Transpose", "Cast", "Identity", "QuantizeLinear"):
+        if producer is None or not producer.is_op(
+            "DequantizeLinear", "Transpose", "Cast", "Identity", "QuantizeLinear"
+        ):
             return None
         tensor = producer.inputs[0]
     return tensor

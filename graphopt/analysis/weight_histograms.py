@@ -20,7 +20,7 @@ def weight_histograms(before: Graph, after: Graph, limit: int = 12) -> tuple[Wei
 
     Quantized weights are shown as the floats they stand for. Large weights are thinned to 200,000 values.
     """
-    found = {}
+    found: dict[str, tuple[Node, Tensor]] = {}
     for node, weight in weighted_nodes(after):
         for key in (node.name, *(t.name for t in node.outputs)):
             found.setdefault(key, (node, weight))

@@ -29,9 +29,7 @@ class Feeding:
         from graphopt.data.synthetic import SyntheticDataset
 
         if self.data is not None:
-            return open_data(
-                self.data, interface, preprocess=self.preprocess, samples=self.samples, seed=self.seed
-            )
+            return open_data(self.data, interface, preprocess=self.preprocess, samples=self.samples, seed=self.seed)
         bound = interface.bind(dict(self.dims or {}), self.batch or (1 if interface.batch_dims() else None))
         return SyntheticDataset(bound, self.samples or synthetic_count, self.seed)
 

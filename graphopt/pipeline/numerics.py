@@ -57,5 +57,7 @@ def excess(comparison: Comparison, guarantee: Guarantee) -> str:
             continue
         limit = 0.0 if guarantee == "exact" else TOLERANCE.get(output.dtype, 1e-5)
         if output.max_abs > 0 and not output.relative_to_range <= limit:
-            return f"output {output.name!r} differs by {output.relative_to_range:.3g} of its range ({limit:g} is allowed)"
+            return (
+                f"output {output.name!r} differs by {output.relative_to_range:.3g} of its range ({limit:g} is allowed)"
+            )
     return ""

@@ -10,9 +10,9 @@ from typing import Literal, cast
 
 import onnx
 
-from graphopt.checker import checker_problem
 from graphopt.analysis.layers import layer_changes
 from graphopt.analysis.weight_histograms import weight_histograms
+from graphopt.checker import checker_problem
 from graphopt.data.feeds import Batch
 from graphopt.data.interface import read_interface
 from graphopt.errors import InvalidModelError, UsageError, ValidationError

@@ -54,7 +54,9 @@ def node_chart(nodes: Sequence[NodeTime], longest: float, limit: int = 20) -> st
     for index, node in enumerate(shown):
         y = index * _ROW
         width = max(1.0, span * node.microseconds / (longest or 1.0))
-        kind = "int" if node.op.startswith(("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "Quantize")) else "float"
+        kind = (
+            "int" if node.op.startswith(("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "Quantize")) else "float"
+        )
         rows.append(_label(y, node.name))
         rows.append(f'<rect class="bar {kind}" x="{_LABEL}" y="{y + 3}" width="{width:.1f}" height="13" rx="2"/>')
         rows.append(_note(_LABEL + span + 8, y, f"{node.microseconds:.3g} µs  {node.share:.1%}  {node.op}"))
@@ -73,7 +75,9 @@ def histogram_chart(histogram: WeightHistogram) -> str:
         for i, v in enumerate(histogram.after)
         if v
     )
-    points = " ".join(f"{i * step + step / 2:.1f},{height - height * v**0.5 / top:.1f}" for i, v in enumerate(histogram.before))
+    points = " ".join(
+        f"{i * step + step / 2:.1f},{height - height * v**0.5 / top:.1f}" for i, v in enumerate(histogram.before)
+    )
     grid = "" if histogram.step is None else f" step {histogram.step:.3g}"
     caption = f"{histogram.name}  [{histogram.low:.3g}, {histogram.high:.3g}]{grid}"
     return (
@@ -84,7 +88,9 @@ def histogram_chart(histogram: WeightHistogram) -> str:
 
 def _svg(height: int, rows: Sequence[str], title: str) -> str:
     body = "".join(rows)
-    return f'<svg class="chart" viewBox="0 0 {_WIDTH} {height + 4}" role="img" aria-label="{escape(title)}">{body}</svg>'
+    return (
+        f'<svg class="chart" viewBox="0 0 {_WIDTH} {height + 4}" role="img" aria-label="{escape(title)}">{body}</svg>'
+    )
 
 
 def _label(y: int, text: str) -> str:

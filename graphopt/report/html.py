@@ -48,7 +48,13 @@ def figures(result: RunResult) -> list[dict[str, str]]:
     cards: list[dict[str, str]] = []
     if result.output is not None and result.size_ratio is not None:
         cards.append(
-            _card("Size", human_bytes(result.input.bytes), human_bytes(result.output.bytes), f"{result.size_ratio:.2f}x", "size")
+            _card(
+                "Size",
+                human_bytes(result.input.bytes),
+                human_bytes(result.output.bytes),
+                f"{result.size_ratio:.2f}x",
+                "size",
+            )
         )
     if result.timing is not None:
         first, last = result.timing.timings[0], result.timing.timings[-1]

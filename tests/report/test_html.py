@@ -84,7 +84,13 @@ def test_page_loads_in_chromium_without_errors(tmp_path):
         pytest.skip("no Chromium here")
     page = write(sample_result(), tmp_path)
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    command += ["--disable-background-networking", "--no-first-run", "--enable-logging=stderr", "--dump-dom", page.as_uri()]
+    command += [
+        "--disable-background-networking",
+        "--no-first-run",
+        "--enable-logging=stderr",
+        "--dump-dom",
+        page.as_uri(),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert 'data-figure="size"' in done.stdout
     assert 'id="find"' in done.stdout
