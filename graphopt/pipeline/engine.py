@@ -98,7 +98,8 @@ class _Sweep:
             item, expanded = stack.pop()
             if not expanded:
                 stack.append((item, True))
-                stack.extend((n, False) for n in reversed(self.anchored.get(item, ())))
+                replacements: list[Node] = self.anchored.get(item, [])
+                stack.extend((n, False) for n in reversed(replacements))
             elif item not in self.gone:
                 yield item
 

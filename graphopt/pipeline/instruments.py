@@ -31,7 +31,7 @@ class PassEvent:
         guarantee: what it promises under these options.
         model: the model as it is now.
         settings: those of the run.
-        limit: how many rewrites the run may apply, or None.
+        limit: how many rewrites may still be applied, or None.
     """
 
     index: int

@@ -87,8 +87,8 @@ class PassManager:
         """
         return expand(pipeline, self._registry, self._settings.data is not None)
 
-    def run(self, model: Model, pipeline: Pipeline) -> Run:
-        """Run the pipeline on ``model``, in place.
+    def run(self, model: Model, pipeline: Pipeline, budget: Budget | None = None) -> Run:
+        """Run the pipeline on ``model``, in place. ``budget`` counts the rewrites; by default a new one with ``limit``.
 
         Raises:
             UsageError: the passes do not fit together.
@@ -100,7 +100,7 @@ class PassManager:
             raise UnsupportedError(
                 "the model holds training information, which passes would make wrong; remove it first"
             )
-        state = RunState(self._settings, Budget(self._limit), Analyses(model))
+        state = RunState(self._settings, budget or Budget(self._limit), Analyses(model))
         worker = _Worker(model, state, self._instruments, self._measure)
         results = tuple(worker.guarded(plan, index) for index, plan in enumerate(plans))
         changing = [plan.step for plan, result in zip(plans, results, strict=True) if result.changed]
@@ -128,9 +128,8 @@ class _Worker:
             return self._watched(plan, event)
         except Exception as error:  # user code may raise anything; it is named and passed on
             checkpoint.restore()
-            for instrument in self._instruments:
-                instrument.on_failure(event, error)
-            raise _named(plan.step.name, error) from error
+            said = [instrument.on_failure(event, error) for instrument in self._instruments]
+            raise _named(plan.step.name, error, [text for text in said if text]) from error
         except BaseException:
             checkpoint.restore()
             raise
@@ -215,7 +214,8 @@ class _Worker:
         state.origins = Origins(names)
 
     def _event(self, plan: Plan, index: int, depth: int) -> PassEvent:
-        limit = self._state.budget.limit
+        budget = self._state.budget
+        limit = None if budget.limit is None else budget.limit - len(budget.applied)
         return PassEvent(index, depth, plan.step, guarantee(plan), self._model, self._state.settings, limit)
 
     def _result(
@@ -263,8 +263,8 @@ def _sum(first: PassResult, second: PassResult) -> PassResult:
     )
 
 
-def _named(name: str, error: Exception) -> GraphoptError:
-    """The error with the pass named; what is not ours becomes a PassError."""
+def _named(name: str, error: Exception, more: Sequence[str]) -> GraphoptError:
+    """The error with the pass named and what the instruments said; what is not ours becomes a PassError."""
     if isinstance(error, GraphoptError):
-        return type(error)(f"pass {name!r}: {error}")
-    return PassError(f"pass {name!r} failed: {type(error).__name__}: {error}")
+        return type(error)("\n".join([f"pass {name!r}: {error}", *more]))
+    return PassError("\n".join([f"pass {name!r} failed: {type(error).__name__}: {error}", *more]))

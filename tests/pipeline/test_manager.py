@@ -238,8 +238,9 @@ def test_instruments_hear_of_failures_with_the_model_restored(model, registry) -
     heard: list[tuple[str, str, int]] = []
 
     class Listen(Instrument):
-        def on_failure(self, event, error) -> None:
+        def on_failure(self, event, error) -> str:
             heard.append((event.step.name, str(error), len(event.model.graph.nodes)))
+            return "heard"
 
     with pytest.raises(PassError):
         run(model, registry, "crash", instruments=[Listen()])
