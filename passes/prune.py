@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -41,7 +40,9 @@ class PruneOptions(Options):
     criterion: str = option("l1", "How units are ranked: l1, l2, random, bn_scale, fpgm, lamp, or one of a plugin.")
     reduction: Literal["sum", "mean", "max", "prod"] = option("sum", "How a unit's scores on its weights are combined.")
     scope: Literal["local", "global"] = option("local", "Rank units within their class, or all together.")
-    prefer: Literal["auto", "heads", "inside"] = option("auto", "Remove whole heads (blocks), or positions inside them.")
+    prefer: Literal["auto", "heads", "inside"] = option(
+        "auto", "Remove whole heads (blocks), or positions inside them."
+    )
     align: Literal["auto"] | int = option("auto", "Kept widths are multiples of this; auto asks the target.")
     minimum: int = option(1, "Units of a class that always stay.", ge=1)
     max_ratio: float = option(0.95, "No class loses a larger share.", gt=0, lt=1)
@@ -226,25 +227,17 @@ def _record_origins(coupling: Coupling, keep: KeepSet, ctx: Context) -> None:
 
 def _explain(units: Units, keep: KeepSet, ctx: Context) -> None:
     """Remarks: what went, class by class, and which node froze the rest."""
+    from graphopt.transforms.inspection import prunable
+
     for family in units.families:
         gone = int(keep.removed[family.classes].sum())
         if gone:
             ctx.did(family.nodes[0] if family.nodes else None, f"{gone} of {len(family)} units removed")
-    whole = sum(c.macs() for c in units.coupling.record.costs) or 1.0
-    share: dict[str, float] = defaultdict(float)
-    for cost in units.coupling.record.costs:
-        for reason in {r for axis in cost.axes if (r := frozen_reason(units.coupling, axis))}:
-            share[reason] += cost.macs() / whole
-    for reason, part in sorted(share.items(), key=lambda item: -item[1]):
-        ctx.skipped(reason, f"freezes an axis of nodes with {part:.1%} of the MACs")
-
-
-def frozen_reason(coupling: Coupling, axis: object) -> str:
-    """What froze an axis, "" when it is free."""
-    from graphopt.analysis.labels import Frozen
-
-    if isinstance(axis, Frozen):
-        return axis.reason
-    classes = coupling.solution.classes(axis)  # type: ignore[arg-type]
-    stuck = [] if classes is None else classes[coupling.solution.frozen[classes]]
-    return coupling.solution.reason_of(int(stuck[0])) if len(stuck) else ""
+    found = prunable(units)
+    ctx.count("prunable share of macs", found.macs_share)
+    for frozen in found.frozen:
+        ctx.skipped(
+            frozen.reason, f"freezes {frozen.axes} weight axes (nodes with {frozen.macs_share:.1%} of the MACs)"
+        )
+    for text in found.without_rule:
+        ctx.skipped(text, "all its axes stay: no rule, control flow, or extents that only the data decides")

@@ -1,4 +1,4 @@
-"""Evaluation of small nodes whose inputs are all known: shape arithmetic, masks, tables. Deterministic operators only."""
+"""Evaluation of small nodes whose inputs are all known: shape arithmetic, masks, tables. Nothing random."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from graphopt.analysis.opnames import ops
 from graphopt.ir import Array, Node
 
 Values: TypeAlias = "Sequence[Array | None]"
 
-_RANDOM = frozenset("RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli".split())
-_HEAVY = frozenset("Conv ConvTranspose LSTM GRU RNN Einsum NonMaxSuppression Unique StringNormalizer".split())
+_RANDOM = frozenset(ops("RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli"))
+_HEAVY = frozenset(ops("Conv ConvTranspose LSTM GRU RNN Einsum NonMaxSuppression Unique StringNormalizer"))
 
 
 def evaluate(node: Node, values: Values, opset: int, cap: int) -> list[Array] | None:
@@ -43,7 +44,7 @@ def _fits(node: Node, values: Values, cap: int) -> bool:
         start, limit, delta = (float(np.asarray(v).reshape(())) for v in values)
         return delta != 0 and abs((limit - start) / delta) <= cap
     if node.op == "Tile":
-        return int(np.prod(values[1], dtype=np.int64)) * np.size(values[0]) <= cap
+        return int(np.prod(_need(values, 1), dtype=np.int64)) * _need(values, 0).size <= cap
     return True
 
 
@@ -140,7 +141,8 @@ def _constant_of_shape(node: Node, values: Values) -> Array:
 
 def _range(node: Node, values: Values) -> Array:
     start, limit, delta = (np.asarray(v).reshape(()) for v in (_need(values, 0), _need(values, 1), _need(values, 2)))
-    return np.arange(start, limit, delta, dtype=start.dtype)
+    made: Array = np.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype)
+    return made
 
 
 def _cast(node: Node, values: Values) -> Array:

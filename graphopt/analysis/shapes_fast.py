@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from graphopt.analysis.opnames import ops
 from graphopt.ir import Array, Node
 
 Shape: TypeAlias = "tuple[int, ...] | None"
@@ -18,14 +19,16 @@ Typed: TypeAlias = "tuple[np.dtype[Any] | None, Shape]"
 ValueOf: TypeAlias = "Callable[[int], Array | None]"
 
 UNARY = frozenset(
-    "Relu LeakyRelu Elu Selu Celu Gelu Sigmoid Tanh HardSwish HardSigmoid Clip Erf Sqrt Neg Identity Abs Exp Log "
-    "Softplus Softsign Sin Cos Tan Floor Ceil Round Reciprocal Sign Mish ThresholdedRelu Not Softmax LogSoftmax "
-    "Hardmax LpNormalization LRN MeanVarianceNormalization InstanceNormalization GroupNormalization "
-    "RMSNormalization CumSum Trilu Shrink Swish BitwiseNot Asin Acos Atan Sinh Cosh Asinh Acosh Atanh "
-    "ScatterND ScatterElements RotaryEmbedding".split()
+    ops(
+        "Relu LeakyRelu Elu Selu Celu Gelu Sigmoid Tanh HardSwish HardSigmoid Clip Erf Sqrt Neg Identity Abs "
+        "Exp Log Softplus Softsign Sin Cos Tan Floor Ceil Round Reciprocal Sign Mish ThresholdedRelu Not "
+        "Softmax LogSoftmax Hardmax LpNormalization LRN MeanVarianceNormalization InstanceNormalization "
+        "GroupNormalization RMSNormalization CumSum Trilu Shrink Swish BitwiseNot Asin Acos Atan Sinh Cosh "
+        "Asinh Acosh Atanh ScatterND ScatterElements RotaryEmbedding"
+    )
 )
-ARITHMETIC = frozenset("Add Sub Mul Div Pow Min Max Sum Mean And Or Xor PRelu Mod BitwiseAnd BitwiseOr BitShift".split())
-COMPARISON = frozenset("Equal Greater Less GreaterOrEqual LessOrEqual".split())
+ARITHMETIC = frozenset(ops("Add Sub Mul Div Pow Min Max Sum Mean And Or Xor PRelu Mod BitwiseAnd BitwiseOr BitShift"))
+COMPARISON = frozenset(ops("Equal Greater Less GreaterOrEqual LessOrEqual"))
 
 
 def shape_value(node: Node, shape: tuple[int, ...]) -> Array:
@@ -188,8 +191,10 @@ _ROWS: Mapping[str, Callable[[Node, Sequence[Typed], ValueOf], list[Typed] | Non
 }
 
 _SAME_AS_FIRST = frozenset(
-    "Gelu FastGelu QuickGelu BiasGelu SimplifiedLayerNormalization RotaryEmbedding SkipLayerNormalization "
-    "SkipSimplifiedLayerNormalization BiasAdd GroupNorm".split()
+    ops(
+        "Gelu FastGelu QuickGelu BiasGelu SimplifiedLayerNormalization RotaryEmbedding SkipLayerNormalization "
+        "SkipSimplifiedLayerNormalization BiasAdd GroupNorm"
+    )
 )
 
 
@@ -197,14 +202,20 @@ def _contrib(node: Node, given: Sequence[Typed]) -> list[Typed] | None:
     if node.domain != "com.microsoft" or not given or given[0][1] is None:
         return None
     if node.op in _SAME_AS_FIRST:
-        return [given[0]] if len(node.outputs) == 1 else [given[0]] + [(None, None)] * (len(node.outputs) - 2) + [given[0]]
+        return (
+            [given[0]] if len(node.outputs) == 1 else [given[0]] + [(None, None)] * (len(node.outputs) - 2) + [given[0]]
+        )
     if node.op == "FusedMatMul":
         return _fused_matmul(node, given)
     if node.op == "FusedGemm":
         return _gemm(node, given, lambda _: None)
     if node.op == "MultiHeadAttention" and len(given[0][1]) == 3 and len(given) > 2 and given[2][1] is not None:
         v = given[2][1]
-        return [(given[0][0], (*given[0][1][:2], v[-1] if len(v) == 3 else v[1] * v[3]))] if len(node.outputs) == 1 else None
+        return (
+            [(given[0][0], (*given[0][1][:2], v[-1] if len(v) == 3 else v[1] * v[3]))]
+            if len(node.outputs) == 1
+            else None
+        )
     if node.op == "GroupQueryAttention" and len(node.outputs) == 1:
         return [given[0]]
     if node.op == "Attention" and len(node.outputs) == 1 and given[1][1] is not None:

@@ -44,12 +44,12 @@ Criterion: TypeAlias = "Callable[[Slice, Statistics | None, np.random.Generator]
 
 def l1(part: Slice, statistics: Statistics | None, random: np.random.Generator) -> Scores:
     """Sum of magnitudes (Li et al. 2017)."""
-    return np.abs(part.rows()).sum(1, dtype=np.float64)
+    return np.asarray(np.abs(part.rows()).sum(1, dtype=np.float64))
 
 
 def l2(part: Slice, statistics: Statistics | None, random: np.random.Generator) -> Scores:
     """Euclidean norm."""
-    return np.sqrt(np.square(part.rows()).sum(1, dtype=np.float64))
+    return np.asarray(np.sqrt(np.square(part.rows()).sum(1, dtype=np.float64)))
 
 
 def random_order(part: Slice, statistics: Statistics | None, random: np.random.Generator) -> Scores:
@@ -79,7 +79,7 @@ def lamp(part: Slice, statistics: Statistics | None, random: np.random.Generator
     square = np.square(part.rows()).sum(1, dtype=np.float64)
     order = np.argsort(square, kind="stable")
     tail = np.cumsum(square[order][::-1])[::-1]
-    scores = np.empty_like(square)
+    scores: Scores = np.empty_like(square)
     scores[order] = square[order] / np.maximum(tail, 1e-30)
     return scores
 
@@ -93,7 +93,7 @@ def wanda(part: Slice, statistics: Statistics | None, random: np.random.Generato
     found = statistics.channel(x, place, "rms")
     if found is None or len(found) != len(part.classes):
         return None
-    return np.abs(part.rows()).sum(1, dtype=np.float64) * np.asarray(found, np.float64)
+    return np.asarray(np.abs(part.rows()).sum(1, dtype=np.float64) * np.asarray(found, np.float64))
 
 
 CRITERIA: Mapping[str, Criterion] = {
@@ -118,7 +118,11 @@ def slices(units: Units) -> list[Slice]:
     found: list[Slice] = []
     solution = units.coupling.solution
     for tensor, axes, edges in units.coupling.weight_axes():
-        cut = [(k, c) for k, a in enumerate(axes) if (c := solution.classes(a)) is not None and not solution.frozen[c].all()]
+        cut = [
+            (k, c)
+            for k, a in enumerate(axes)
+            if (c := solution.classes(a)) is not None and not solution.frozen[c].all()
+        ]
         if not cut or tensor.dtype is None or np.dtype(tensor.dtype).kind not in "fV":
             continue
         values = constant_value(tensor)

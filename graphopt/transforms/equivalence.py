@@ -180,4 +180,3 @@ def _session(model: Model, probes: Sequence[str]) -> Any:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
     return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-

@@ -14,19 +14,25 @@ from graphopt.analysis.labels import Axis, Coupling
 from graphopt.analysis.labels.site import Axes
 from graphopt.analysis.labels.solve import Bools
 from graphopt.analysis.labels.space import Labels
+from graphopt.analysis.opnames import ops
 from graphopt.ir import Array, Node, constant_value
 
 _KEEP_ZERO = frozenset(
-    "Relu LeakyRelu Elu Selu Celu Gelu Tanh HardSwish Erf Sqrt Neg Cast Identity Abs Softsign Sin Tan Asin Atan Sinh "
-    "Asinh Floor Ceil Round Sign Mish ThresholdedRelu Dropout PRelu Swish QuickGelu FastGelu MaxPool AveragePool "
-    "GlobalAveragePool GlobalMaxPool GlobalLpPool LpPool Resize Upsample Shrink CastLike Trilu".split()
+    ops(
+        "Relu LeakyRelu Elu Selu Celu Gelu Tanh HardSwish Erf Sqrt Neg Cast Identity Abs Softsign Sin Tan "
+        "Asin Atan Sinh Asinh Floor Ceil Round Sign Mish ThresholdedRelu Dropout PRelu Swish QuickGelu "
+        "FastGelu MaxPool AveragePool GlobalAveragePool GlobalMaxPool GlobalLpPool LpPool Resize Upsample "
+        "Shrink CastLike Trilu"
+    )
 )
 _MOVE = frozenset(
-    "Reshape Flatten Squeeze Unsqueeze Transpose Concat Split Slice Expand Tile Pad DepthToSpace SpaceToDepth Gather "
-    "GatherElements".split()
+    ops(
+        "Reshape Flatten Squeeze Unsqueeze Transpose Concat Split Slice Expand Tile Pad DepthToSpace "
+        "SpaceToDepth Gather GatherElements"
+    )
 )
-_SUM = frozenset("Add Sub Sum Max Min Mean".split())
-_PRODUCT = frozenset("Conv ConvTranspose Gemm MatMul".split())
+_SUM = frozenset(ops("Add Sub Sum Max Min Mean"))
+_PRODUCT = frozenset(ops("Conv ConvTranspose Gemm MatMul"))
 
 
 def removable(coupling: Coupling) -> Bools:
@@ -81,8 +87,7 @@ class _Zeros:
             for edge in edges:
                 self._table[edge] = found
         for node in self._coupling.graph.nodes:
-            for tensor, found in self._node(node).items():
-                self._table[tensor] = found
+            self._table.update(self._node(node))
         return self
 
     def of(self, node: Node, index: int) -> Bools:
@@ -130,7 +135,9 @@ class _Zeros:
 
     def moved(self, node: Node) -> Bools:
         """Zero where every input that has the class is zero there."""
-        if node.op == "Pad" and (node.attrs.get("mode", "constant") not in ("constant", b"constant") or len(node.inputs) > 2):
+        if node.op == "Pad" and (
+            node.attrs.get("mode", "constant") not in ("constant", b"constant") or len(node.inputs) > 2
+        ):
             return self._none
         if node.op == "Gather":
             return self.of(node, 0)

@@ -61,7 +61,11 @@ def write_manifest(keep: KeepSet) -> dict[str, Any]:
             str(k): np.flatnonzero(~keep.mask(axis)).tolist() for k, axis in enumerate(axes) if keep.changed(axis)
         }
         if removed:
-            key = tensor.name if not _per_edge(keep.coupling, edges) else f"{tensor.name}@{edges[0][0].name}:{edges[0][1]}"
+            key = (
+                tensor.name
+                if not _per_edge(keep.coupling, edges)
+                else f"{tensor.name}@{edges[0][0].name}:{edges[0][1]}"
+            )
             weights[key] = {"shape": [len(a) for a in axes], "removed": removed}
     return {"format": FORMAT, "weights": dict(sorted(weights.items()))}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -101,7 +102,8 @@ class _Builder:
             return
         node = self._twin(mask.node)
         fact = self._coupling.facts[mask.node.inputs[mask.index]]
-        assert fact.shape is not None and fact.dtype is not None
+        assert fact.shape is not None
+        assert fact.dtype is not None
         fill = self._graph.new_constant("fill", np.array(_fill(mask.fill, fact.dtype), fact.dtype))
         shaped = self.shaped(mask.labels, mask.axis, len(fact.shape))
         node.inputs[mask.index] = self._graph.add_node("Where", [shaped, node.inputs[mask.index], fill]).outputs[0]
@@ -132,7 +134,8 @@ class _Builder:
         if any(self._keep.changed(norm.labels[a]) for a in norm.over):
             dtype = self._coupling.facts[norm.node.inputs[0]].dtype
             shape = self._coupling.facts.shape(norm.node.inputs[0])
-            assert dtype is not None and shape is not None
+            assert dtype is not None
+            assert shape is not None
             live = {a: norm.labels[a] for a in norm.over if self._keep.changed(norm.labels[a])}
             masked_norm(self._graph, self._twin(norm.node), norm, dtype, shape, live, self.shaped)
 
@@ -143,8 +146,8 @@ def _enum(dtype: np.dtype[np.generic]) -> int:
     return int(np_dtype_to_tensor_dtype(dtype))
 
 
-def _fill(kind: str, dtype: np.dtype[np.generic]) -> float:
+def _fill(kind: str, dtype: np.dtype[Any]) -> float:
     if kind in ("low", "high"):
-        limits = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype)
+        limits: Any = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype)
         return float(limits.min if kind == "low" else limits.max)
     return 1.0 if kind == "one" else 0.0

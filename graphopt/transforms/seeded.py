@@ -6,12 +6,13 @@ import zlib
 
 import numpy as np
 
+from graphopt.analysis.opnames import ops
 from graphopt.analysis.shapes import Facts
 from graphopt.errors import UnsupportedError
 from graphopt.graph import Graph
 from graphopt.ir import Array, Node, Tensor, Variable
 
-_PASSES = frozenset("Cast Identity Unsqueeze Squeeze Reshape Flatten Transpose Where Clip Slice Expand Concat".split())
+_PASSES = frozenset(ops("Cast Identity Unsqueeze Squeeze Reshape Flatten Transpose Where Clip Slice Expand Concat"))
 
 
 def seeded_feeds(graph: Graph, facts: Facts, seed: int = 0) -> dict[str, Array]:

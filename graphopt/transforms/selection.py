@@ -196,7 +196,7 @@ def weight_bytes(units: Units, keep: KeepSet | None) -> float:
 def by_threshold(units: Units, threshold: float, policy: Policy) -> KeepSet:
     """Remove units all of whose producing weights are at most ``threshold`` in magnitude; one unit always stays."""
     peak = np.zeros(len(units.family_of))
-    for tensor, axes, edges in units.coupling.weight_axes():
+    for tensor, axes, _ in units.coupling.weight_axes():
         for place, axis in enumerate(axes):
             classes = units.coupling.solution.classes(axis)
             value = constant_value(tensor) if classes is not None else None

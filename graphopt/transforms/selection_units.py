@@ -63,7 +63,7 @@ def find_units(coupling: Coupling) -> Units:
     place = np.full(number, np.iinfo(np.int64).max)
     salt = np.random.default_rng(0)
     offset = 0
-    arrays = [solution.class_of[a] for a in all_axes(coupling)]
+    arrays = [c for a in all_axes(coupling) if (c := solution.classes(a)) is not None]
     arrays += [f for g in solution.grids for f in g.factors]
     for classes in arrays:
         first, where = np.unique(classes, return_index=True)
@@ -114,9 +114,7 @@ def _with_weights(coupling: Coupling, families: list[Family], family_of: Labels)
             for number in found - {-1}:
                 tensors[number].append((tensor, place))
                 nodes[number].update((node, None) for node, _ in edges)
-    return [
-        Family(f.number, f.classes, tuple(t), tuple(n)) for f, t, n in zip(families, tensors, nodes, strict=True)
-    ]
+    return [Family(f.number, f.classes, tuple(t), tuple(n)) for f, t, n in zip(families, tensors, nodes, strict=True)]
 
 
 def _factor_families(coupling: Coupling, family_of: Labels) -> dict[int, frozenset[int]]:

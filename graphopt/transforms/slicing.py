@@ -70,10 +70,10 @@ def _slice_weights(keep: KeepSet, graph: Graph, report: SliceReport, dropped: se
             axes, _ = next(iter(variants.values()))
             graph.set_weight(tensor, sliced(value, axes, keep))
             continue
-        for axes, edges in variants.values():
+        for axes, readers_of in variants.values():
             if any(keep.changed(a) for a in axes):
                 small = graph.new_constant(f"{tensor.name}_pruned", sliced(value, axes, keep))
-                for node, index in edges:
+                for node, index in readers_of:
                     node.inputs[index] = small
         dropped.add(tensor)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from graphopt.errors import GraphoptError
 
 Bools: TypeAlias = "npt.NDArray[np.bool_]"
 Edges: TypeAlias = "list[tuple[Labels, Labels]]"
+T = TypeVar("T", bound=np.generic)
 _ROUNDS = 60
 
 
@@ -61,22 +62,24 @@ class Solution:
             raise GraphoptError("a frozen class would be removed; this is a bug in an operator's label rule")
         return removed
 
-    def families(self) -> Labels:
-        """For each class, a number that interchangeable classes share: those of the same axes (-1: not a leaf)."""
-        return self._families
-
-    _families: Labels = field(default_factory=lambda: np.zeros(0, np.int64))
-
 
 def _any_factor(grid: Grid, flags: Bools) -> Bools:
-    out = np.zeros(grid.merged.shape, bool)
+    out: Bools = np.zeros(grid.merged.shape, bool)
     for k, factor in enumerate(grid.factors):
         out |= _along(flags[factor], k, grid.merged.ndim)
     return out
 
 
-def _along(values: npt.NDArray[np.generic], axis: int, rank: int) -> npt.NDArray[np.generic]:
+def _along(values: npt.NDArray[T], axis: int, rank: int) -> npt.NDArray[T]:
     return values.reshape([-1 if k == axis else 1 for k in range(rank)])
+
+
+def _live_number(live: Sequence[Bools], shape: tuple[int, ...]) -> Labels:
+    """At each position of a grid, how many of its factors are not frozen."""
+    number: Labels = np.zeros(shape, np.int64)
+    for k, flags in enumerate(live):
+        number += _along(flags, k, len(shape))
+    return number
 
 
 def solve(space: Space) -> Solution:
@@ -147,12 +150,12 @@ class _Solver:
                     if hit.any():
                         source = merged[stuck][0]
                         freezes.append((labels[hit], names[self.why[source]]))
-            number = np.zeros(merged.shape, np.int64)
-            for k in range(len(factors)):
-                number += _along(live[k], k, merged.ndim).astype(np.int64)
+            number = _live_number(live, merged.shape)
             none = (number == 0) & ~stuck
             if none.any():
-                freezes.append((grid.merged[none], names[self.why[factors[0][0]]] if self.frozen[factors[0][0]] else grid.reason))
+                cause = factors[0][0]
+                reason = names[self.why[cause]] if self.frozen[cause] else grid.reason
+                freezes.append((grid.merged[none], reason))
             single = self._single(factors, live, number, merged.ndim)
             for k, labels in enumerate(grid.factors):
                 pick = single & _along(live[k], k, merged.ndim)
@@ -166,26 +169,25 @@ class _Solver:
 
     def _single(self, factors: list[Labels], live: list[Bools], number: Labels, rank: int) -> Bools:
         """Positions whose live factors are all one class."""
-        low = np.full(number.shape, np.iinfo(np.int64).max)
-        high = np.full(number.shape, -1)
+        low: Labels = np.full(number.shape, np.iinfo(np.int64).max)
+        high: Labels = np.full(number.shape, -1)
         for k, factor in enumerate(factors):
             low = np.minimum(low, _along(np.where(live[k], factor, np.iinfo(np.int64).max), k, rank))
             high = np.maximum(high, _along(np.where(live[k], factor, -1), k, rank))
-        return (number >= 1) & (low == high)
+        single: Bools = (number >= 1) & (low == high)
+        return single
 
     # -- several grids over the same classes -----------------------------------------------------------------------
 
     def _derived(self, grid: Grid) -> Bools:
         factors = [self.classes[f] for f in grid.factors]
         live = [~self.frozen[f] for f in factors]
-        number = np.zeros(grid.merged.shape, np.int64)
-        for k in range(len(factors)):
-            number += _along(live[k], k, grid.merged.ndim).astype(np.int64)
+        number = _live_number(live, grid.merged.shape)
         return (number >= 1) & ~self._single(factors, live, number, grid.merged.ndim)
 
     def _keys(self, grid: Grid, salt: Labels) -> Labels:
         """A number per position that depends on the set of live factor classes."""
-        key = np.zeros(grid.merged.shape, np.int64)
+        key: Labels = np.zeros(grid.merged.shape, np.int64)
         for k, factor in enumerate(grid.factors):
             found = self.classes[factor]
             part = np.where(self.frozen[found], 0, salt[found])
@@ -278,9 +280,7 @@ class _Solver:
         if not len(common) or not np.array_equal(i % inner, j % inner) or len(np.unique(left)) != left.size:
             return False
         here, there = np.unravel_index(i, a.merged.shape), np.unravel_index(j, b.merged.shape)
-        new: Edges = [
-            (x[p], y[q]) for x, y, p, q in zip(a.factors, b.factors, here, there, strict=True)
-        ]
+        new: Edges = [(x[p], y[q]) for x, y, p, q in zip(a.factors, b.factors, here, there, strict=True)]
         if all(np.array_equal(self.classes[x], self.classes[y]) for x, y in new):
             return False
         self.edges += new

@@ -123,9 +123,7 @@ def _spread(core: Labels, extents: Sequence[int], free: Sequence[int]) -> Labels
     return np.ascontiguousarray(np.broadcast_to(core.reshape(shape), extents)).reshape(-1)
 
 
-def reshape(
-    space: Space, axes: Sequence[Axis], before: Sequence[int], after: Sequence[int], reason: str
-) -> list[Axis]:
+def reshape(space: Space, axes: Sequence[Axis], before: Sequence[int], after: Sequence[int], reason: str) -> list[Axis]:
     """The axes after a reshape from extents ``before`` to ``after``, both row-major.
 
     Axes are cut into the shortest groups with equal products; inside a group both sides are products of the same

@@ -178,9 +178,9 @@ def grouped_query(site: Site) -> None:
     site.emit([q[0], q[1], q[2]])
     for index in (1, 2):
         if index < len(site.node.outputs) and not site.node.outputs[index].is_empty():
-            axes = [site.stuck(e) for e in site.out(index)]
-            axes[1] = k_heads
-            site.emit(axes, index)
+            made = [site.stuck(e) for e in site.out(index)]
+            made[1] = k_heads
+            site.emit(made, index)
 
 
 def rotary(site: Site) -> None:

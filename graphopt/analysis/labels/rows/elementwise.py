@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from graphopt.analysis.labels.site import Axes, Rule, Site
 from graphopt.analysis.labels.space import Axis, one
+from graphopt.analysis.opnames import ops
 
 
 def broadcast(site: Site, indices: Sequence[int], rank: int | None = None) -> Axes:
@@ -49,16 +50,16 @@ def bias_act(site: Site) -> None:
     site.emit(broadcast(site, [i for i in range(site.inputs) if site.has(i)]))
 
 
-_UNARY = (
-    "Relu LeakyRelu Elu Selu Celu Gelu Sigmoid Tanh HardSwish HardSigmoid Clip Erf Sqrt Neg Cast Identity Abs Exp Log "
-    "Softplus Softsign Sin Cos Tan Asin Acos Atan Sinh Cosh Asinh Acosh Atanh Floor Ceil Round Reciprocal Sign Mish "
-    "ThresholdedRelu Not BitwiseNot IsNaN IsInf Dropout Shrink Swish BitCast "
+_UNARY = ops(
+    "Relu LeakyRelu Elu Selu Celu Gelu Sigmoid Tanh HardSwish HardSigmoid Clip Erf Sqrt Neg Cast Identity "
+    "Abs Exp Log Softplus Softsign Sin Cos Tan Asin Acos Atan Sinh Cosh Asinh Acosh Atanh Floor Ceil "
+    "Round Reciprocal Sign Mish ThresholdedRelu Not BitwiseNot IsNaN IsInf Dropout Shrink Swish BitCast "
     "com.microsoft:Gelu com.microsoft:QuickGelu"
-).split()
-_ELEMENTWISE = (
-    "Add Sub Mul Div Pow Min Max Sum Mean And Or Xor Equal Greater Less GreaterOrEqual LessOrEqual Mod BitShift "
-    "BitwiseAnd BitwiseOr BitwiseXor Where"
-).split()
+)
+_ELEMENTWISE = ops(
+    "Add Sub Mul Div Pow Min Max Sum Mean And Or Xor Equal Greater Less GreaterOrEqual LessOrEqual Mod "
+    "BitShift BitwiseAnd BitwiseOr BitwiseXor Where"
+)
 
 ROWS: Mapping[str, Rule] = {
     **dict.fromkeys(_UNARY, unary),

@@ -42,7 +42,9 @@ def _batch(site: Site, left: Sequence[Axis], right: Sequence[Axis]) -> list[Axis
 
 def gemm(site: Site) -> None:
     """alpha * A' * B' + beta * C, C broadcast to [M, N]."""
-    product(site, 0, 1, list(site.axes(0)), list(site.axes(1)), bool(site.attr("transA", 0)), bool(site.attr("transB", 0)))
+    product(
+        site, 0, 1, list(site.axes(0)), list(site.axes(1)), bool(site.attr("transA", 0)), bool(site.attr("transB", 0))
+    )
     if site.has(2):
         out = site.record.axes[site.node.outputs[0]]
         for mine, other in zip(reversed(out), reversed(site.axes(2)), strict=False):
@@ -55,7 +57,9 @@ def fused_matmul(site: Site) -> None:
     if site.attr("transBatchA", 0) or site.attr("transBatchB", 0):
         site.freeze_all("(transBatch)")
         return
-    product(site, 0, 1, list(site.axes(0)), list(site.axes(1)), bool(site.attr("transA", 0)), bool(site.attr("transB", 0)))
+    product(
+        site, 0, 1, list(site.axes(0)), list(site.axes(1)), bool(site.attr("transA", 0)), bool(site.attr("transB", 0))
+    )
 
 
 def einsum(site: Site) -> None:

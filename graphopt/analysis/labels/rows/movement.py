@@ -27,7 +27,8 @@ def reshape(site: Site) -> None:
             axis = out[place]
             copied = value == 0 and zero_copies
             same = copied and kept.count(x[place]) == kept.count(axis)
-            new.append(value if value == -1 or same or not kept.changed(axis) and not copied else kept.count(axis))
+            stays = value == -1 or same or not (kept.changed(axis) or copied)
+            new.append(value if stays else kept.count(axis))
         return np.asarray(new, old.dtype)
 
     if site.has(1):

@@ -82,10 +82,8 @@ def group_norm(site: Site) -> None:
     """num_groups blocks of axis 1; scale and bias per channel (opset 21) or per group (18)."""
     x = site.axes(0)
     groups = int(site.attr("num_groups"))
-    if len(x[1]) == groups:
-        factors = [x[1], site.stuck(1)]
-    else:
-        factors = site.split(x[1], [groups, len(x[1]) // groups])
+    whole = len(x[1]) == groups
+    factors = [x[1], site.stuck(1)] if whole else site.split(x[1], [groups, len(x[1]) // groups])
     for index in (1, 2):
         site.equal(site.axes(index)[0], x[1] if site.opset >= 21 else factors[0])
     _normalise(site, "group", x, range(1, len(x)), groups)

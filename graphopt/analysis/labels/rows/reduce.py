@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from graphopt.analysis.labels.records import Fill
 from graphopt.analysis.labels.site import Rule, Site
+from graphopt.analysis.opnames import ops
 
 _FILLS: Mapping[str, Fill] = {
     "ReduceMax": "low",
@@ -59,9 +60,9 @@ def cumsum(site: Site) -> None:
     site.emit(x)
 
 
-_REDUCE = (
+_REDUCE = ops(
     "ReduceMean ReduceSum ReduceMax ReduceMin ReduceL1 ReduceL2 ReduceProd ReduceSumSquare ReduceLogSum ReduceLogSumExp"
-).split()
+)
 
 ROWS: Mapping[str, Rule] = {
     **dict.fromkeys(_REDUCE, reduce),
