@@ -12,7 +12,7 @@ import typer
 import graphopt
 from graphopt.errors import GraphoptError
 
-COMMANDS = ("run", "passes", "compare", "diff", "bench")
+COMMANDS = ("run", "passes", "inspect", "compare", "diff", "bench", "bisect", "replay", "view")
 
 
 def build_app() -> typer.Typer:

@@ -13,6 +13,7 @@ import tempfile
 import zipfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import graphopt
 from graphopt.errors import BudgetError, GraphoptError, UnsupportedError, UsageError
@@ -22,6 +23,9 @@ from graphopt.pipeline.instruments import Instrument, PassEvent
 from graphopt.pipeline.manager import PassManager, Run
 from graphopt.pipeline.pipeline import Pipeline
 from graphopt.pipeline.registry import Registry
+
+if TYPE_CHECKING:
+    from graphopt.data.feeds import Dataset
 
 MODEL = "model.onnx"
 RECORD = "reproducer.json"

@@ -8,6 +8,7 @@ from html import escape
 from graphopt.results import LayerChange, NodeTime, TimingReport, WeightHistogram
 
 _ROW, _LABEL, _WIDTH = 20, 230, 860
+_INTEGER = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "Quantize")
 
 
 def layer_chart(layers: Sequence[LayerChange]) -> str:
@@ -103,4 +104,4 @@ def _note(x: float, y: int, text: str) -> str:
 
 
 def _shape(shape: Sequence[int]) -> str:
-    return "×".join(map(str, shape)) or "gone"
+    return "x".join(map(str, shape)) or "gone"

@@ -1,0 +1,35 @@
+"""``graphopt inspect MODEL``: what is in a model, what it costs, what can be pruned."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from graphopt.cli import arguments as args
+
+
+def inspect(
+    model: args.ModelPath,
+    dim: args.DimOption = None,
+    units: Annotated[bool, typer.Option(help="Find what can be pruned and what freezes the rest.")] = True,
+    json: args.JsonOption = False,
+    verbose: args.VerboseOption = 0,
+    quiet: args.QuietOption = False,
+) -> None:
+    """Show interface, operators, parameters and MACs, the prunable units, and what froze each frozen axis."""
+    from graphopt.analysis.inspection import inspect_model
+    from graphopt.model import load
+    from graphopt.report.inspection import inspection_items, prunability_items
+
+    out = args.output(json, verbose, quiet)
+    loaded = load(model)
+    found = inspect_model(loaded, args.parse_dims(dim))
+    out.show(*inspection_items(model.name, found))
+    prunable = None
+    if units:
+        from graphopt.transforms.prunability import prunability
+
+        prunable = prunability(loaded)
+        out.show(*prunability_items(prunable, None if verbose else 15))
+    out.json({"model": found, "prunable": prunable})
