@@ -292,7 +292,10 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class RunResult:
-    """Everything that one ``graphopt run`` found out. ``not_timed`` says why there is no timing, if there is none."""
+    """Everything that one ``graphopt run`` found out. ``not_timed`` says why there is no timing, if there is none.
+
+    ``shortfall`` says by how much a budget was missed; the output is then the best model found.
+    """
 
     input: ModelFile
     output: ModelFile | None
@@ -312,6 +315,7 @@ class RunResult:
     histograms: tuple[WeightHistogram, ...] = ()
     warnings: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    shortfall: str = ""
     report: str = ""
 
     @property

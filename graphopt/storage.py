@@ -54,7 +54,7 @@ class FileRegion:
         return out
 
     def _open(self) -> Any:
-        handle = open(self.path, "rb")
+        handle = self.path.open("rb")
         if os.fstat(handle.fileno()).st_mtime_ns != self.mtime_ns:
             handle.close()
             raise InvalidModelError(f"{self.path} changed while its model was in use; load it again")

@@ -59,6 +59,7 @@ def run(
     quiet: args.QuietOption = False,
 ) -> None:
     """Run a pipeline of passes over a model; write, validate, compare and time the result."""
+    from graphopt.errors import BudgetError
     from graphopt.pipeline.job import Job, JobData, Measuring, Where
     from graphopt.pipeline.runner import plan_text, run_job
     from graphopt.report.terminal import show_run
@@ -98,3 +99,5 @@ def run(
     output.json(result)
     for warning in result.warnings:
         output.say(f"warning: {warning}", "yellow")
+    if result.shortfall:
+        raise BudgetError(f"{result.shortfall}; the best model found was saved")

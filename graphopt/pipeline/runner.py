@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, cast
@@ -15,6 +16,7 @@ from graphopt.analysis.weight_histograms import weight_histograms
 from graphopt.checker import checker_problem
 from graphopt.data.feeds import Batch
 from graphopt.data.interface import read_interface
+from graphopt.data.split import split
 from graphopt.errors import InvalidModelError, UsageError, ValidationError
 from graphopt.model import Model, load
 from graphopt.pipeline.context import Progress, Settings, silent
@@ -30,6 +32,7 @@ from graphopt.pipeline.place import Place, place_of
 from graphopt.pipeline.recipe import read_recipe
 from graphopt.pipeline.registry import Registry
 from graphopt.pipeline.reproducer import Reproducer
+from graphopt.pipeline.search import search
 from graphopt.pipeline.stats import measure
 from graphopt.results import Accuracy, Comparison, ModelFile, RunResult
 from graphopt.runtime.compare import compare
@@ -105,13 +108,17 @@ def run_job(job: Job, progress: Progress = silent) -> RunResult:
     check_output(job, model)
     bench = _open(job, model)
     original = model.clone()
-    run = _transform(bench, model, pipeline, registry, progress)
+    if job.measuring.max_drop is None:
+        run, shortfall = _transform(bench, model, pipeline, registry, progress), ""
+    else:
+        run, pipeline, shortfall = _searched(bench, original, pipeline, registry, progress)
+    model = run.model
     guarantee = weakest([p.guarantee for p in run.passes])  # type: ignore[misc]
     with session_source(model) as source:
         after = Session(source, bench.config, role="result", name="the result")
         comparison, accuracy = _judge(bench, after)
     problem = excess(comparison, guarantee)
-    if problem and not bench.place.optimize == "all":
+    if problem and bench.place.optimize == "off":
         raise ValidationError(f"the passes promise {guarantee} outputs, but {problem}")
     if not comparison.finite:
         raise ValidationError("the result gives NaN or infinite values where the input model does not")
@@ -119,7 +126,8 @@ def run_job(job: Job, progress: Progress = silent) -> RunResult:
     if job.output is not None:
         model.save(job.output, cast(Literal["auto", "inline", "file"], job.external), job.force)
         output = describe_file(job.output)
-    return _measured(bench, run, original, comparison, accuracy, output, str(pipeline))
+    result = _measured(bench, run, original, comparison, accuracy, output, str(pipeline))
+    return replace(result, shortfall=shortfall or _over_budget(job, accuracy))
 
 
 def read_input(job: Job) -> Model:
@@ -187,6 +195,44 @@ def _transform(bench: _Bench, model: Model, pipeline: Pipeline, registry: Regist
         instruments.append(Dump(job.dump))
     manager = PassManager(registry, settings, instruments=instruments, limit=job.limit, measure=measure)
     return manager.run(model, pipeline)
+
+
+def _searched(
+    bench: _Bench, original: Model, pipeline: Pipeline, registry: Registry, progress: Progress
+) -> tuple[Run, Pipeline, str]:
+    """Turn the open knobs as far as ``--max-drop`` allows, scored on calibration samples set apart for it.
+
+    Raises:
+        UsageError: there is no labelled data and no metric to search with.
+    """
+    calibration, metric = bench.data.calibration, bench.job.data.metric
+    if calibration is None or not (calibration.labelled or metric):
+        raise UsageError("--max-drop needs --data with labels, or --data with --eval, to search on")
+    parts = split(calibration, bench.job.seed + 1)
+    inner = replace(bench, data=replace(bench.data, calibration=parts.calibration, scoring=parts.scoring))
+    limit = bench.job.measuring.max_drop or 0.0
+
+    def build(candidate: Pipeline) -> Run:
+        return _transform(inner, original.clone(), candidate, registry, progress)
+
+    def drop_of(run: Run) -> float:
+        with session_source(run.model) as source:
+            after = Session(source, inner.config, role="result", name="the result")
+            accuracy = _judge(inner, after)[1]
+        return math.inf if accuracy is None else accuracy.drop
+
+    found = search(pipeline, build, drop_of, limit, progress=progress)
+    words = "" if found.met else f"the least drop found on the searching samples is {found.drop:.4f}, over {limit:g}"
+    return found.best, found.pipeline, words
+
+
+def _over_budget(job: Job, accuracy: Accuracy | None) -> str:
+    limit = job.measuring.max_drop
+    if limit is None:
+        return ""
+    if accuracy is None:
+        return "the scoring data has no labels and there is no --eval, so the drop is not known"
+    return f"the drop on the scored samples is {accuracy.drop:.4f}, over {limit:g}" if accuracy.drop > limit else ""
 
 
 def _judge(bench: _Bench, after: Session) -> tuple[Comparison, Accuracy | None]:

@@ -12,11 +12,12 @@ from graphopt.transforms.prunability import Prunability
 
 def inspection_items(name: str, found: Inspection) -> list[RenderableType]:
     """A headline, the interface, operators by cost, and the heaviest nodes."""
+    size = human_bytes(found.weight_bytes)
     macs = "not known (give --dim)" if found.macs is None else f"{found.macs:,}"
     opsets = ", ".join(f"{domain} {version}" for domain, version in found.opsets.items())
     types = ", ".join(f"{count:,} {kind}" for kind, count in found.types.items())
     head = [
-        f"{name}: {found.nodes:,} nodes, {found.parameters:,} parameters, {human_bytes(found.weight_bytes)}, MACs {macs}",
+        f"{name}: {found.nodes:,} nodes, {found.parameters:,} parameters, {size}, MACs {macs}",
         f"opset {opsets}; IR {found.ir_version}; made by {found.producer or 'unknown'}; weights: {types or 'none'}",
         *(f"input   {line}" for line in found.inputs),
         *(f"output  {line}" for line in found.outputs),
