@@ -20,16 +20,19 @@ def inspect(
     """Show interface, operators, parameters and MACs, the prunable units, and what froze each frozen axis."""
     from graphopt.analysis.inspection import inspect_model
     from graphopt.model import load
-    from graphopt.report.inspection import inspection_items, prunability_items
+    from graphopt.report.inspection import inspection_items, prunable_items
 
     out = args.output(json, verbose, quiet)
     loaded = load(model)
     found = inspect_model(loaded, args.parse_dims(dim))
     out.show(*inspection_items(model.name, found))
-    prunable = None
+    found_units = None
     if units:
-        from graphopt.transforms.prunability import prunability
+        from graphopt.analysis.labels import analyse
+        from graphopt.transforms.inspection import prunable
+        from graphopt.transforms.selection_units import find_units
 
-        prunable = prunability(loaded)
-        out.show(*prunability_items(prunable, None if verbose else 15))
-    out.json({"model": found, "prunable": prunable})
+        loaded.inline_functions()
+        found_units = prunable(find_units(analyse(loaded.graph)))
+        out.show(*prunable_items(found_units, None if verbose else 15))
+    out.json({"model": found, "prunable": found_units})

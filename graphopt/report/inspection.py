@@ -7,7 +7,7 @@ from rich.table import Table
 
 from graphopt.analysis.inspection import Inspection
 from graphopt.report.terminal import human_bytes
-from graphopt.transforms.prunability import Prunability
+from graphopt.transforms.inspection import Prunable
 
 
 def inspection_items(name: str, found: Inspection) -> list[RenderableType]:
@@ -35,17 +35,23 @@ def inspection_items(name: str, found: Inspection) -> list[RenderableType]:
     return ["\n".join(head), operators, heaviest]
 
 
-def prunability_items(found: Prunability, limit: int | None) -> list[RenderableType]:
+def prunable_items(found: Prunable, limit: int | None) -> list[RenderableType]:
     """The share that can be pruned, the classes of units, and the reasons for the rest."""
-    classes = _table(f"{len(found.classes)} classes of units", ("units", "nodes that shrink with them"), right=(0,))
-    for row in found.classes[:limit]:
-        classes.add_row(str(row.units), ", ".join(row.nodes))
-    if limit is not None and len(found.classes) > limit:
-        classes.caption = f"{len(found.classes) - limit} more; -v or --json shows all"
-    frozen = _table("Frozen axes", ("why", "MACs of the nodes"), right=(1,))
-    for reason, share in list(found.frozen.items())[:limit]:
-        frozen.add_row(reason, f"{share:.1%}")
-    return [f"removable: nodes with {found.removable:.1%} of the MACs have a free axis", classes, frozen]
+    head = (
+        f"prunable: nodes with {found.macs_share:.1%} of the weighted MACs and weights with "
+        f"{found.parameters_share:.1%} of the parameters have a free axis; {found.units:,} units"
+    )
+    classes = _table(f"{len(found.families)} classes of units", ("first weight that shrinks", "units"), right=(1,))
+    for name, count in found.families[:limit]:
+        classes.add_row(name, str(count))
+    if limit is not None and len(found.families) > limit:
+        classes.caption = f"{len(found.families) - limit} more; -v or --json shows all"
+    frozen = _table("Frozen weight axes", ("why", "axes", "MACs of the nodes", "nodes"), right=(1, 2))
+    for row in found.frozen[:limit]:
+        nodes = ", ".join(row.nodes[:4]) + (f" and {len(row.nodes) - 4} more" if len(row.nodes) > 4 else "")
+        frozen.add_row(row.reason, str(row.axes), f"{row.macs_share:.1%}", nodes)
+    without = [f"no rule, so frozen: {', '.join(found.without_rule)}"] if found.without_rule else []
+    return [head, classes, frozen, *without]
 
 
 def _table(title: str, columns: tuple[str, ...], right: tuple[int, ...]) -> Table:
