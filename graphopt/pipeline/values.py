@@ -90,8 +90,11 @@ class PatternMap(Generic[T]):
     entries: tuple[tuple[Pattern, T], ...]
 
     def __init__(self, entries: Iterable[tuple[Pattern, T]] = ()) -> None:
-        last = {pattern: (pattern, value) for pattern, value in reversed(tuple(entries))}
-        self.entries = tuple(reversed(last.values()))
+        last: dict[Pattern, tuple[Pattern, T]] = {}
+        for pattern, value in entries:
+            last.pop(pattern, None)
+            last[pattern] = (pattern, value)
+        self.entries = tuple(last.values())
 
     def get(self, node: Node) -> T | None:
         """The value for a node, or None when no pattern picks it."""
