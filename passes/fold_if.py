@@ -53,9 +53,7 @@ def _fold(node: Node, graph: Graph, editor: Editor) -> bool:
     node.outputs.clear()
     for old, new in zip(outputs, results, strict=True):
         graph.add_node("Identity", [new], [old])
-    node.inputs.clear()
-    node.attrs.clear()
-    graph.nodes = [n for n in graph.nodes if n is not node]
+    editor.root.remove_nodes([node])
     editor.changed += 1
     return True
 

@@ -63,7 +63,10 @@ class Editor:
         self._owners: dict[Node, Graph] = {}
         self._ends: dict[Tensor, list[Graph]] = {}
         self._removed: set[Node] = set()
-        self._queue: deque[Node] | None = None
+        self._made: set[Node] = set()
+        self._queue: deque[Node] = deque()
+        self._waiting: set[Node] = set()
+        self._by_op: dict[str, list[Rewrite]] = {}
         for graph in root.graphs():
             self._owners.update(dict.fromkeys(graph.nodes, graph))
             for tensor in graph.outputs:
@@ -158,10 +161,22 @@ class Editor:
                 if tensor is old:
                     node.inputs[index] = new
         self._learn(new, fact)
-        for node in list(old.inputs):
+        makers = list(old.inputs)
+        for node in makers:
             self.discard(node)
+            if not graphs:
+                self._inherit_names(old, node, new)
         self._requeue(readers)
         return True
+
+    def _inherit_names(self, old: Tensor, maker: Node, new: Tensor) -> None:
+        """Give what was made in this session the names of what it stands for."""
+        made = new.inputs[0] if new.inputs else None
+        if made is None or made not in self._made or self.is_live(maker) or self.is_end(new):
+            return
+        old.name, new.name = new.name, old.name
+        if made.op == maker.op and maker.name:
+            made.name, maker.name = maker.name, made.name
 
     def _can_take_over(self, old: Tensor, new: Tensor) -> bool:
         if not isinstance(new, Variable) or not new.inputs or not isinstance(old, Variable) or new in self._ends:
@@ -194,15 +209,11 @@ class Editor:
         graph = self.owner(near)
         node = graph.add_node(op, inputs, outputs, attrs, name=near.name or op)
         self._owners[node] = graph
+        self._made.add(node)
         for tensor, fact in zip(node.outputs, self.facts._interpret(node), strict=False):
             self.facts.facts[tensor] = fact
-            if tensor.dtype is None and fact.dtype is not None and isinstance(outputs, int):
-                self._describe(tensor, fact)
         self._requeue([node])
         return node
-
-    def _describe(self, tensor: Tensor, fact: Fact) -> None:
-        """Types are declared only where all other tensors' are: never here; facts know them."""
 
     def new(self, op: str, inputs: Sequence[Tensor | None], near: Node, attrs: Mapping[str, Any] | None = None) -> Tensor:
         """Add a node and return its output."""
@@ -272,28 +283,29 @@ class Editor:
                 for op in rewrite.ops:
                     by_op.setdefault(op, []).append(rewrite)
         before = self.changed
-        self._queue = deque(n for n in self._owners if n.op in by_op and not n.domain)
-        waiting = set(self._queue)
-        self._waiting = waiting
         self._by_op = by_op
+        self._queue = deque(n for n in self._owners if n.op in by_op and not n.domain)
+        self._waiting = set(self._queue)
         while self._queue:
             node = self._queue.popleft()
-            waiting.discard(node)
-            for rewrite in by_op[node.op]:
-                if not self.is_live(node) or node.domain:
-                    break
-                self.rewrite = rewrite.name
-                if rewrite.apply(node, self):
-                    self.changed += 1
-                    self.gate.count(rewrite.name)
-                    self._requeue([node])
-                    break
-        self._queue = None
+            self._waiting.discard(node)
+            if self._try(node):
+                self._requeue([node])
+        self._by_op = {}
         return self.changed - before
 
+    def _try(self, node: Node) -> bool:
+        for rewrite in self._by_op[node.op]:
+            if not self.is_live(node):
+                return False
+            self.rewrite = rewrite.name
+            if rewrite.apply(node, self):
+                self.changed += 1
+                self.gate.count(rewrite.name)
+                return True
+        return False
+
     def _requeue(self, nodes: Iterable[Node]) -> None:
-        if self._queue is None:
-            return
         for node in nodes:
             if node.op in self._by_op and node not in self._waiting and not node.domain and self.is_live(node):
                 self._waiting.add(node)
