@@ -82,7 +82,7 @@ def to_yaml(pipeline: Pipeline) -> str:
     import yaml
 
     items = [{name: values} if values else name for name, values in pipeline.steps()]
-    return str(yaml.safe_dump({_PASSES: items}, sort_keys=False, allow_unicode=True))
+    return str(yaml.safe_dump({_PASSES: items}, sort_keys=False))
 
 
 def _from_document(document: Any, registry: Registry) -> Pipeline:
