@@ -21,14 +21,16 @@ DAMPING = 1e-4
 class Consumer:
     """One layer that reads the units.
 
-    ``gram`` [n, n] (means removed when the layer has a bias), ``weights`` [n, m], both float64; ``blocks`` [units, k]
-    are the features of each unit; ``scale`` divides this layer's error, so that several layers add up.
+    ``gram`` [n, n] (means removed when the layer has a bias), ``weights`` [n, m], both float64; ``blocks`` [u, k] are
+    the features of each unit; ``scale`` divides this layer's error, so that several layers add up. ``units`` [u] are
+    the numbers of the units that it reads, when it does not read all.
     """
 
     gram: Array
     weights: Array
     blocks: Array
     scale: float = 1.0
+    units: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,20 @@ class Elimination:
 
 
 def eliminate(
-    consumers: Sequence[Consumer], damping: float = DAMPING, stop: int = 0, chunk: int = 1, fixed: Array | None = None
+    consumers: Sequence[Consumer],
+    damping: float = DAMPING,
+    stop: int = 0,
+    chunk: int = 1,
+    fixed: Array | None = None,
+    units: int | None = None,
 ) -> Elimination:
     """Remove units one after the other until ``stop`` remain; the rest is ordered by its last score.
 
-    ``chunk`` units are removed between two updates of the scores. ``fixed`` (bool a unit) are never removed first.
+    ``chunk`` units are removed between two updates of the scores. ``fixed`` (bool a unit) are removed last.
+    ``units`` is their number, by default that of the first consumer's blocks.
     """
-    states = [_State(c, damping) for c in consumers]
-    units = len(consumers[0].blocks)
+    units = len(consumers[0].blocks) if units is None else units
+    states = [_State(c, damping, units) for c in consumers]
     alive = np.ones(units, bool)
     order: list[int] = []
     errors = [0.0]
@@ -77,7 +85,8 @@ def eliminate(
 def compensated(consumer: Consumer, removed: Array, damping: float = DAMPING) -> Array:
     """The layer's weights [n, m] once ``removed`` units are zero and the others have compensated for them."""
     weights = consumer.weights.astype(np.float64)
-    gone = consumer.blocks[removed].reshape(-1)
+    own = removed if consumer.units is None else np.flatnonzero(np.isin(consumer.units, removed))
+    gone = consumer.blocks[own].reshape(-1)
     kept = np.setdiff1d(np.arange(len(weights)), gone)
     damped = _damped(consumer.gram, damping)
     result = np.zeros_like(weights)
@@ -90,21 +99,24 @@ def compensated(consumer: Consumer, removed: Array, damping: float = DAMPING) ->
 class _State:
     """The inverse Hessian and the compensated weights of one layer while units go."""
 
-    def __init__(self, consumer: Consumer, damping: float) -> None:
+    def __init__(self, consumer: Consumer, damping: float, units: int) -> None:
         import scipy.linalg
 
         damped = _damped(consumer.gram, damping)
         factor = scipy.linalg.cho_factor(damped, lower=True, check_finite=False)
         self.inverse = scipy.linalg.cho_solve(factor, np.eye(len(damped)), check_finite=False)
         self.weights = consumer.weights.astype(np.float64)
+        numbers = np.arange(units) if consumer.units is None else consumer.units
+        self.rows = np.full(units, -1)
+        self.rows[numbers] = np.arange(len(numbers))
         self.blocks = consumer.blocks
         self.scale = consumer.scale
 
     def scores(self, alive: Array) -> Array:
         """Cost of each unit, [units]; of removed ones meaningless."""
-        scores = np.zeros(len(self.blocks))
-        living = np.flatnonzero(alive)
-        blocks = self.blocks[living]
+        scores = np.zeros(len(alive))
+        living = np.flatnonzero(alive & (self.rows >= 0))
+        blocks = self.blocks[self.rows[living]]
         inner = self.inverse[blocks[:, :, None], blocks[:, None, :]]
         weights = self.weights[blocks]
         solved = np.linalg.solve(inner + _EPSILON * np.eye(inner.shape[-1]), weights)
@@ -113,7 +125,9 @@ class _State:
 
     def remove(self, unit: int) -> float:
         """Zero the unit, let the others compensate; returns the cost."""
-        block = self.blocks[unit]
+        if self.rows[unit] < 0:
+            return 0.0
+        block = self.blocks[self.rows[unit]]
         inner = self.inverse[np.ix_(block, block)] + _EPSILON * np.eye(len(block))
         columns = self.inverse[:, block]
         solved = np.linalg.solve(inner, np.concatenate([self.weights[block], columns.T], axis=1))

@@ -20,15 +20,27 @@ def held_back(dataset: Dataset) -> Dataset:
     return dataset.select(list(range(HELD_PERIOD - 1, count, HELD_PERIOD)) or [count - 1])
 
 
+class OutputJudge:
+    """Compares models with a reference whose outputs on ``dataset`` are computed once and kept."""
+
+    def __init__(self, reference: Model, dataset: Dataset, batch: int | None = None, threads: int = 1) -> None:
+        self._dataset, self._batch, self._threads = dataset, batch, threads
+        self._wanted = _run(reference, dataset, batch, threads)
+
+    def error(self, model: Model) -> float:
+        """Mean over float outputs of squared error / squared deviation of the reference's output.
+
+        An output that is not finite, or has another shape than the reference's, makes the error infinite.
+        """
+        return _error(self._wanted, _run(model, self._dataset, self._batch, self._threads))
+
+
 def output_errors(
     reference: Model, models: Sequence[Model], dataset: Dataset, batch: int | None = None, threads: int = 1
 ) -> list[float]:
-    """For each model, the mean over float outputs of squared error / squared deviation of the reference's output.
-
-    An output that is not finite, or has another shape than the reference's, makes the error infinite.
-    """
-    wanted = _run(reference, dataset, batch, threads)
-    return [_error(wanted, _run(m, dataset, batch, threads)) for m in models]
+    """The error of each model; see ``OutputJudge``."""
+    judge = OutputJudge(reference, dataset, batch, threads)
+    return [judge.error(m) for m in models]
 
 
 def _run(model: Model, dataset: Dataset, batch: int | None, threads: int) -> dict[str, list[Array]]:

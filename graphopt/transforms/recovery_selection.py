@@ -1,0 +1,228 @@
+"""Selection that knows about recovery: units by the error that remains after compensation, widths by a budget.
+
+Every family of units gets an order and an error curve by block elimination on the Gram matrices of the layers that
+read it (see ``elimination``). How much a family's own error matters at the model's outputs is measured once for each
+family, with everything else intact. The budget is then spent over families by these curves (see ``allocation``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from math import prod
+
+import numpy as np
+
+from graphopt.analysis.labels import Axis, Frozen
+from graphopt.analysis.statistics import Gram, GramAccumulator, ProgressCallback, Request, collect
+from graphopt.data.feeds import Dataset, count_samples
+from graphopt.ir import Array
+from graphopt.model import Model
+from graphopt.transforms.allocation import Term, UnitClass, allocate
+from graphopt.transforms.elimination import Consumer, Elimination, compensated, eliminate
+from graphopt.transforms.keepset import KeepSet
+from graphopt.transforms.least_squares import centred
+from graphopt.transforms.reconstruction_check import OutputJudge, held_back
+from graphopt.transforms.reconstruction_layers import Layer, with_limit
+from graphopt.transforms.recovery_consumers import Reading, find_readings
+from graphopt.transforms.selection import NARROW, Budget, Policy, active_families
+from graphopt.transforms.selection_units import Family, Units
+
+_ROWS = 16384
+_PROBE_MACS = 1e10
+_PROBE_SAMPLES = (8, 128)
+
+
+@dataclass(frozen=True)
+class RecoveryOptions:
+    """How to select.
+
+    ``most_features``: layers with more are not looked at. ``probe``: measure what each family matters at the outputs,
+    at this share of its width (0: take all alike).
+    """
+
+    most_features: int = 4608
+    probe: float = 0.5
+    batch: int | None = None
+    threads: int = 1
+    max_memory: int = 1 << 30
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A family with its order of removal; ``errors[j]`` is its weighted error after ``j`` units are removed."""
+
+    family: Family
+    readers: tuple[tuple[Reading, Consumer, Array], ...]
+    elimination: Elimination
+    weight: float = 1.0
+
+
+def by_recovery(
+    model: Model,
+    units: Units,
+    policy: Policy,
+    kind: Budget,
+    keep: float,
+    dataset: Dataset,
+    options: RecoveryOptions | None = None,
+    progress: ProgressCallback | None = None,
+) -> KeepSet:
+    """At most ``keep`` (a share) of the MACs, parameters or bytes, with the smallest error after compensation.
+
+    ``model`` holds the graph that ``units`` were found in; it is not changed. Families that no layer with a Gram
+    matrix reads keep their width.
+
+    Raises:
+        BudgetError: the budget cannot be reached.
+    """
+    options = options or RecoveryOptions()
+    families = active_families(units, replace(policy, ratio=min(1.0 - keep, policy.max_ratio)))
+    curves = error_curves(model, units, families, dataset, options, progress)
+    terms = cost_terms(units, [c.family for c in curves], kind)
+    if options.probe > 0:
+        curves = _weighted(model, units, curves, dataset, options)
+    classes = [_unit_class(c, policy) for c in curves]
+    widths = allocate(classes, terms, keep * sum(t.amount for t in terms))
+    leaves = np.zeros(len(units.family_of), bool)
+    for curve, width in zip(curves, widths, strict=True):
+        gone = curve.elimination.order[: len(curve.family) - width]
+        leaves[curve.family.classes[gone]] = True
+    return KeepSet.removing(units.coupling, leaves)
+
+
+def error_curves(
+    model: Model,
+    units: Units,
+    families: list[Family],
+    dataset: Dataset,
+    options: RecoveryOptions,
+    progress: ProgressCallback | None = None,
+) -> list[Curve]:
+    """Order and error curve of every family that some layer reads; errors relative to each layer's own output."""
+    readings = find_readings(units, families, options.most_features)
+    samples = max(1, count_samples(dataset))
+    limit = max(1, -(-_ROWS // samples))
+    requests = {r.layer.node: _request(r.layer, limit) for found in readings.values() for r in found}
+    grams = collect(
+        model, dataset, requests.values(), batch=options.batch, threads=options.threads,
+        max_memory=options.max_memory, progress=progress,
+    ) if requests else {}  # fmt: skip
+    curves = []
+    for family in families:
+        readers = []
+        for reading in readings[family.number]:
+            accumulator = grams[requests[reading.layer.node]]
+            assert isinstance(accumulator, GramAccumulator)
+            readers.append(_consumer(reading, accumulator))
+        if readers:
+            chunk = max(1, len(family) // 64) if max(len(c.gram) for _, c, _ in readers) > 1024 else 1
+            found = eliminate([c for _, c, _ in readers], chunk=chunk, units=len(family))
+            curves.append(Curve(family, tuple(readers), found))
+    return curves
+
+
+def _request(layer: Layer, limit: int) -> Request:
+    return Request.of(layer.data.name, Gram(with_limit(layer, limit).patches))
+
+
+def _consumer(reading: Reading, accumulator: GramAccumulator) -> tuple[Reading, Consumer, Array]:
+    """The reader as a consumer, and the means of its features."""
+    raw = accumulator.matrix[reading.group]
+    count = max(accumulator.count, 1)
+    gram = (centred(raw) if reading.layer.has_bias else raw[:-1, :-1]) / count
+    weights = reading.layer.matrix()[reading.group, :-1]
+    scale = max(float((weights * (gram @ weights)).sum()), 1e-30)
+    mean = raw[-1, :-1] / count
+    return reading, Consumer(gram, weights, reading.blocks, scale, reading.units), mean
+
+
+def _weighted(
+    model: Model, units: Units, curves: Sequence[Curve], dataset: Dataset, options: RecoveryOptions
+) -> list[Curve]:
+    """The curves, weighted by what their error does to the outputs when only that family shrinks."""
+    macs = sum(c.macs() for c in units.coupling.record.costs) or 1.0
+    least, most = _PROBE_SAMPLES
+    held = held_back(dataset)
+    count = int(min(max(least, _PROBE_MACS / macs), most, len(held)))
+    judge = OutputJudge(model, held.select(list(range(count))), options.batch, options.threads)
+    result = []
+    for curve in curves:
+        removed = max(1, round(len(curve.family) * options.probe))
+        own = float(curve.elimination.errors[removed])
+        seen = judge.error(_probe(model, curve, curve.elimination.order[:removed]))
+        weight = seen / own if own > 0 and np.isfinite(seen) else 1.0
+        result.append(replace(curve, weight=max(weight, 1e-12)))
+    return result
+
+
+def _probe(model: Model, curve: Curve, removed: Array) -> Model:
+    """A clone whose readers of the family do without the removed units and have compensated."""
+    clone = model.clone()
+    from graphopt.transforms.reconstruction_layers import layer_of
+
+    by_output = {n.outputs[0].name: n for n in clone.graph.nodes if n.outputs}
+    for reading, consumer, mean in curve.readers:
+        layer = layer_of(by_output[reading.layer.node.outputs[0].name])
+        assert layer is not None
+        matrix = layer.matrix()
+        weights = compensated(consumer, removed)
+        if layer.has_bias:
+            matrix[reading.group, -1] += mean @ (consumer.weights - weights)
+        matrix[reading.group, :-1] = weights
+        layer.assign(clone.graph, matrix)
+    return clone
+
+
+def _unit_class(curve: Curve, policy: Policy) -> UnitClass:
+    width = len(curve.family)
+    widths = allowed_widths(width, policy)
+    return UnitClass(width, widths, curve.weight * curve.elimination.errors[width - widths])
+
+
+def allowed_widths(width: int, policy: Policy) -> Array:
+    """Widths that a family may have: multiples of the alignment (any, for a narrow family), and its own."""
+    multiple = policy.align
+    while multiple > 1 and width < NARROW * multiple:
+        multiple = multiple // 2 if multiple % 2 == 0 else 1
+    least = max(policy.minimum, 1, int(np.ceil(width * (1.0 - policy.max_ratio))))
+    widths = np.arange(multiple, width + 1, multiple)
+    return np.unique(np.append(widths[widths >= least], width))
+
+
+def cost_terms(units: Units, families: Sequence[Family], kind: Budget) -> list[Term]:
+    """The model's cost as a sum of products of family widths, in the order of ``families``."""
+    solution = units.coupling.solution
+    affected = np.zeros((len(families), len(solution.frozen)), bool)
+    for index, family in enumerate(families):
+        leaves = np.zeros(len(solution.frozen), bool)
+        leaves[family.classes] = True
+        affected[index] = solution.removed(leaves)
+    totals: dict[tuple[int, ...], float] = {}
+    for scale, axes in _costs(units, kind):
+        for parts in product(*(_parts(units, axis, affected) for axis in axes)):
+            key = tuple(sorted(c for _, classes in parts for c in classes))
+            totals[key] = totals.get(key, 0.0) + scale * prod(count for count, _ in parts)
+    return [Term(amount, classes) for classes, amount in totals.items()]
+
+
+def _costs(units: Units, kind: Budget) -> list[tuple[float, tuple[Axis, ...]]]:
+    if kind == "macs":
+        return [(c.scale, tuple(c.axes)) for c in units.coupling.record.costs]
+    found = {t: axes for t, axes, _ in units.coupling.weight_axes()}
+    return [
+        (1.0 if kind == "params" else float(np.dtype(t.dtype).itemsize) if t.dtype is not None else 4.0, axes)
+        for t, axes in found.items()
+    ]
+
+
+def _parts(units: Units, axis: Axis, affected: Array) -> list[tuple[int, tuple[int, ...]]]:
+    """Positions of an axis by the families that shrink them: (how many, which)."""
+    classes = None if isinstance(axis, Frozen) else units.coupling.solution.classes(axis)
+    if classes is None or not len(affected):
+        return [(len(axis), ())]
+    columns, counts = np.unique(affected[:, classes], axis=1, return_counts=True)
+    return [
+        (int(count), tuple(np.flatnonzero(column).tolist())) for column, count in zip(columns.T, counts, strict=True)
+    ]
