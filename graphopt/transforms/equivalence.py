@@ -20,6 +20,7 @@ from graphopt.transforms.selection_units import Family, find_units
 TOLERANCE = 1e-5
 POWER = 100.0
 MAX_FAMILIES = 12
+_FLOOR = 0.1  # the range of a nearly constant tensor counts as a tenth of its magnitude
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def _one(a: Array, b: Array) -> float:
     if not finite.any():
         return 0.0
     x, y = x[finite], y[finite]
-    span = max(float(x.max() - x.min()), float(np.abs(x).max()) * 1e-3, 1e-30)
+    span = max(float(x.max() - x.min()), float(np.abs(x).max()) * _FLOOR, 1e-30)
     return float(np.abs(x - y).max() / span)
 
 

@@ -22,7 +22,7 @@ class FrozenAxes:
 
 @dataclass(frozen=True)
 class Prunable:
-    """``macs`` and ``parameters`` of the whole model; the shares that some unit touches; unit classes; what is frozen."""
+    """``macs`` and ``parameters`` of the model, the shares that some unit touches, unit classes, what is frozen."""
 
     macs: float
     parameters: int

@@ -157,15 +157,23 @@ def _drop_orphans(graph: Graph, dropped: set[Tensor]) -> None:
 
 
 def _check(keep: KeepSet, facts: Facts) -> None:
-    """Every tensor must have exactly the extents that the keep-set says."""
+    """Every tensor must have the extents that the keep-set says; where the data decides extents, on pruned axes."""
     record = keep.coupling.record
+    guessed = facts.guessed | keep.coupling.facts.guessed
+    loose: set[Tensor] = set()
     for node in keep.coupling.graph.nodes:
+        if guessed and any(t in loose or guessed & set(facts.shape(t) or ()) for t in (*node.inputs, *node.outputs)):
+            loose.update(node.outputs)
         for tensor in node.outputs:
             axes, shape = record.axes.get(tensor), facts.shape(tensor)
-            if node.is_op("Constant") or axes is None or shape is None or any(e in facts.guessed for e in shape):
+            if node.is_op("Constant") or axes is None or shape is None:
                 continue
             wanted = tuple(keep.count(a) for a in axes)
-            if shape != wanted:
+            if len(shape) != len(wanted) or any(
+                have != want
+                for have, want, axis in zip(shape, wanted, axes, strict=True)
+                if keep.changed(axis) or tensor not in loose
+            ):
                 raise GraphoptError(
                     f"pruning went wrong at node {node.name!r} ({node.op}): {tensor.name!r} has extents {list(shape)}, "
                     f"expected {list(wanted)}; this is a bug in the rule of {node.op}"
