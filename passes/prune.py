@@ -15,10 +15,12 @@ from graphopt.pipeline.values import Pattern, PatternMap
 
 if TYPE_CHECKING:
     from graphopt.analysis.labels import Coupling
+    from graphopt.analysis.statistics import Progress
+    from graphopt.data.feeds import Dataset
     from graphopt.ir import Array
     from graphopt.transforms.keepset import KeepSet
     from graphopt.transforms.masking import Oracle
-    from graphopt.transforms.selection import Policy
+    from graphopt.transforms.selection import Budget, Policy
     from graphopt.transforms.selection_units import Units
 
 DEFAULT_MACS = 0.7
@@ -37,7 +39,11 @@ class PruneOptions(Options):
     keep_bytes: float | None = option(None, "Share of the weight bytes that stays, at most.", gt=0, le=1)
     threshold: float | None = option(None, "Remove units whose weights are all at most this in magnitude.", ge=0)
     mode: Literal["amount", "exact"] = option("amount", "exact removes only what provably changes nothing.")
-    criterion: str = option("l1", "How units are ranked: l1, l2, random, bn_scale, fpgm, lamp, or one of a plugin.")
+    criterion: str = option(
+        "auto",
+        "How units are ranked: recovery (error left after compensation, needs data), l1, l2, random, bn_scale, fpgm, "
+        "lamp, or one of a plugin. auto is recovery with data, l1 without.",
+    )
     reduction: Literal["sum", "mean", "max", "prod"] = option("sum", "How a unit's scores on its weights are combined.")
     scope: Literal["local", "global"] = option("local", "Rank units within their class, or all together.")
     prefer: Literal["auto", "heads", "inside"] = option(
@@ -48,6 +54,7 @@ class PruneOptions(Options):
     max_ratio: float = option(0.95, "No class loses a larger share.", gt=0, lt=1)
     include: tuple[Pattern, ...] = option((), "Only classes whose weights one of these nodes reads.")
     exclude: tuple[Pattern, ...] = option((), "No class whose weights one of these nodes reads.")
+    recover: bool = option(True, "With data, reconstruct the layers that the removal reaches (pass reconstruct).")
     verify: bool = option(True, "Check masked equivalence and that the check has power.")
     manifest: str | None = option(None, "Write the keep-set to this JSON file.")
     replay: str | None = option(None, "Apply the keep-set of this JSON file instead of choosing.")
@@ -96,7 +103,7 @@ class Prune(Pass[PruneOptions]):
         tensors = model.graph.tensors() if frozen else {}
         coupling = analyse(model.graph, frozen={tensors[n]: why for n, why in frozen.items()})
         units = find_units(coupling)
-        keep = self._choose(units, ctx)
+        keep = self._choose(model, units, ctx)
         _explain(units, keep, ctx)
         if keep.empty():
             ctx.skipped(None, "nothing to remove")
@@ -109,6 +116,7 @@ class Prune(Pass[PruneOptions]):
         if oracle is not None:
             self._verify(model, oracle, units, keep, feeds, ctx)
         _record_origins(coupling, keep, ctx)
+        self._recover(model, ctx)
         ctx.count("units removed", int(keep.removed[coupling.solution.leaf].sum()))
         ctx.count("macs kept", macs(units, keep) / max(macs(units, None), 1.0))
         ctx.count("parameters kept", parameters(units, keep) / max(parameters(units, None), 1.0))
@@ -117,9 +125,16 @@ class Prune(Pass[PruneOptions]):
 
             Path(self.options.manifest).write_text(json.dumps(write_manifest(keep), indent=1) + "\n")
 
+    def _recover(self, model: Model, ctx: Context) -> None:
+        from graphopt.pipeline.recovery import recover
+
+        data = ctx.settings.data
+        if self.options.recover and self.options.mode != "exact" and data is not None:
+            recover(model, data, ctx)
+
     # -- choosing --------------------------------------------------------------------------------------------------
 
-    def _choose(self, units: Units, ctx: Context) -> KeepSet:
+    def _choose(self, model: Model, units: Units, ctx: Context) -> KeepSet:
         from graphopt.transforms import selection
         from graphopt.transforms.keepset import read_manifest
 
@@ -143,9 +158,11 @@ class Prune(Pass[PruneOptions]):
             if ctx.settings.data is None:
                 ctx.note(None, "no amount and no calibration data: only what provably changes nothing is removed")
                 return self._exact(units, policy)
-            ctx.note(None, f"no amount given: {DEFAULT_MACS:.0%} of the MACs are kept; run reconstruct after it")
+            ctx.note(None, f"no amount given: {DEFAULT_MACS:.0%} of the MACs are kept")
             given = [("macs", DEFAULT_MACS)]
-        scores = self._scores(units, ctx)
+        if given and self._criterion(ctx) == "recovery":
+            return self._by_recovery(model, units, policy, given[0][0], given[0][1], ctx)
+        scores = self._scores(model, units, policy, ctx)
         if given:
             return selection.by_budget(units, scores, policy, given[0][0], given[0][1])
         return selection.by_ratio(units, scores, policy)
@@ -157,12 +174,37 @@ class Prune(Pass[PruneOptions]):
         marked = removable(units.coupling)
         return removing_but_one(units, marked, (~marked).astype(float), policy)
 
-    def _scores(self, units: Units, ctx: Context) -> Array:
+    def _scores(self, model: Model, units: Units, policy: Policy, ctx: Context) -> Array:
         from graphopt.transforms.criteria import find_criterion, score
 
-        criterion = find_criterion(self.options.criterion)
+        name = self._criterion(ctx)
         seed = int(ctx.rng().integers(1 << 31))
-        return score(units, criterion, self.options.reduction, None, seed)
+        if name != "recovery":
+            return score(units, find_criterion(name), self.options.reduction, None, seed)
+        from graphopt.transforms.recovery_selection import recovery_scores
+
+        others = score(units, find_criterion("l1"), self.options.reduction, None, seed)
+        return recovery_scores(model, units, policy, self._data(ctx), others)
+
+    def _criterion(self, ctx: Context) -> str:
+        if self.options.criterion == "auto":
+            return "l1" if ctx.settings.data is None else "recovery"
+        return self.options.criterion
+
+    def _data(self, ctx: Context) -> Dataset:
+        if ctx.settings.data is None:
+            raise UsageError("prune: criterion recovery needs calibration data; give --data or choose l1")
+        return ctx.settings.data
+
+    def _by_recovery(
+        self, model: Model, units: Units, policy: Policy, kind: Budget, share: float, ctx: Context
+    ) -> KeepSet:
+        from graphopt.transforms.recovery_selection import by_recovery
+
+        def progress(state: Progress) -> None:
+            ctx.settings.progress("calibrating", state.done, state.total)
+
+        return by_recovery(model, units, policy, kind, share, self._data(ctx), progress=progress)
 
     def _policy(self, ctx: Context) -> Policy:
         from graphopt.targets.registry import get_target
@@ -210,6 +252,11 @@ class Prune(Pass[PruneOptions]):
                 f"output range (allowed {found.tolerance:.0e}); this is a bug in an operator's rule, please report it"
             )
         ctx.note(None, f"equals the masked model: error {found.error:.1e} of the output range")
+        for name in found.unstable:
+            ctx.warn(
+                name,
+                "not comparable: it lies behind a sort or threshold that rounding decides; what is in front agrees",
+            )
         for name in found.inconclusive:
             ctx.warn(name, "inconclusive: exchanging a kept for a removed unit moved nothing by 100 tolerances")
 

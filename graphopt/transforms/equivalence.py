@@ -11,7 +11,8 @@ import numpy as np
 from graphopt.analysis.labels import Coupling
 from graphopt.analysis.labels.site import Axes
 from graphopt.analysis.labels.solve import Bools
-from graphopt.ir import Array, Tensor, Variable
+from graphopt.analysis.opnames import ops
+from graphopt.ir import Array, Tensor, Variable, is_constant
 from graphopt.model import Model
 from graphopt.transforms.keepset import KeepSet
 from graphopt.transforms.masking import Oracle
@@ -20,6 +21,7 @@ from graphopt.transforms.selection_units import Family, find_units
 TOLERANCE = 1e-5
 POWER = 100.0
 MAX_FAMILIES = 12
+_DECIDES = frozenset(ops("TopK ArgMax ArgMin NonMaxSuppression NonZero Unique If Loop"))
 _FLOOR = 0.1  # the range of a nearly constant tensor counts as a tenth of its magnitude
 
 
@@ -27,13 +29,16 @@ _FLOOR = 0.1  # the range of a nearly constant tensor counts as a tenth of its m
 class Equivalence:
     """``error``: largest difference of any output over that output's range; ``probe_error``: the same for probed inner
     tensors. ``inconclusive`` names families whose exchange moved neither an output nor a probe by 100 tolerances;
-    ``tested`` counts the families that were exchanged."""
+    ``tested`` counts the families that were exchanged. ``unstable`` names outputs that differ behind an operator that
+    decides (a sort, a threshold) while everything in front of it agrees: rounding decides them, so they prove nothing.
+    """
 
     error: float
     probe_error: float
     tolerance: float
     tested: int = 0
     inconclusive: tuple[str, ...] = ()
+    unstable: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -76,12 +81,15 @@ def check(
     step = max(1, -(-len(mixed) // max_families)) if max_families else len(mixed) + 1
     chosen = mixed[::step]
     probes = _probes(coupling, keep, chosen)
+    behind = _decided(coupling, probes)
     names = [p.name for p in probes.values()]
     outputs = len(pruned.graph.outputs)
     session = _session(oracle.model, names)
     expected = session.run(None, {**feeds, **oracle.feeds(keep)})
     found = _session(pruned, names).run(None, dict(feeds))
-    error = difference(expected[:outputs], found[:outputs])
+    errors = [difference([a], [b]) for a, b in zip(expected[:outputs], found[:outputs], strict=True)]
+    unstable = [i for i, e in enumerate(errors) if e > tolerance and coupling.graph.outputs[i] in behind]
+    error = max((e for i, e in enumerate(errors) if i not in unstable), default=0.0)
     inner = difference(
         [p.kept(v, keep) for p, v in zip(probes.values(), expected[outputs:], strict=True)], found[outputs:]
     )
@@ -94,7 +102,8 @@ def check(
             change = max(change, difference([probe.kept(before, keep, other)], [probe.kept(after, keep, other)]))
         if change < POWER * tolerance:
             weak.append(family.name)
-    return Equivalence(error, inner, tolerance, len(chosen), tuple(weak))
+    names_of = tuple(coupling.graph.outputs[i].name for i in unstable)
+    return Equivalence(error, inner, tolerance, len(chosen), tuple(weak), names_of)
 
 
 def _probes(coupling: Coupling, keep: KeepSet, families: Sequence[Family]) -> dict[Tensor, _Probe]:
@@ -117,6 +126,21 @@ def _probes(coupling: Coupling, keep: KeepSet, families: Sequence[Family]) -> di
         if tensor not in ends:
             found[tensor] = _Probe(tensor.name, axes)
     return found
+
+
+def _decided(coupling: Coupling, probes: dict[Tensor, _Probe]) -> set[Tensor]:
+    """The tensors behind an operator that decides; those in front of the first such operators become probes."""
+    behind: set[Tensor] = set()
+    for node in coupling.graph.nodes:
+        if any(t in behind for t in node.inputs):
+            behind.update(node.outputs)
+        elif node.op in _DECIDES:
+            behind.update(node.outputs)
+            for tensor in node.inputs:
+                axes = coupling.record.axes.get(tensor)
+                if axes and not is_constant(tensor) and tensor.inputs and tensor not in coupling.graph.outputs:
+                    probes[tensor] = _Probe(tensor.name, axes)
+    return behind
 
 
 def _factors_of(coupling: Coupling, classes: Array) -> set[int]:
