@@ -24,7 +24,8 @@ def from_text(kind: Any, raw: str) -> object:
     if kind is None:
         return None
     if _is_map(kind):
-        return _entries(raw, get_args(kind)[-1])
+        entries = _entries(raw, get_args(kind)[-1])
+        return entries if get_origin(kind) is PatternMap else dict(entries)
     if get_origin(kind) in _LISTS:
         return [from_text(item, part) for item, part in _items(kind, text.split(raw, "+"))]
     return text.plain(raw)
@@ -154,14 +155,14 @@ def _items(kind: Any, parts: list[Any]) -> list[tuple[Any, Any]]:
     return [(args[0], part) for part in parts]
 
 
-def _entries(raw: str, kind: Any) -> list[tuple[str, object]] | dict[str, object]:
-    entries = []
+def _entries(raw: str, kind: Any) -> list[tuple[str, object]]:
+    entries: list[tuple[str, object]] = []
     for part in text.split(raw, "+"):
         cut = text.split_last(part, "@")
         if cut is None:
             raise ValueError(f"{part!r} has no '@'; write pattern@value, joined by '+'")
         entries.append((text.plain(cut[0]), from_text(kind, cut[1])))
-    return dict(entries)
+    return entries
 
 
 def _bounds(constraints: tuple[Any, ...]) -> str:

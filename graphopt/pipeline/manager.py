@@ -119,6 +119,9 @@ class _Worker:
         self._instruments = instruments
         self._measure = measure
         self._print = Fingerprint(model)
+        self._version = 0
+        self._sized_version = 0
+        self._sizes: dict[Measure, GraphStats] = {}
 
     def guarded(self, plan: Plan, index: int) -> PassResult:
         """Run a pass of the pipeline; put the model back if it fails or is interrupted."""
@@ -135,8 +138,8 @@ class _Worker:
             raise
 
     def _watched(self, plan: Plan, event: PassEvent) -> PassResult:
-        before = self._measure(self._model)
         start = time.perf_counter()
+        before = self._size(event.depth)
         for instrument in self._instruments:
             instrument.before_pass(event)
         result = self._rounds(plan, event) if plan.inner or isinstance(plan.step, Composite) else self._leaf(plan)
@@ -145,7 +148,7 @@ class _Worker:
             result,
             seconds=time.perf_counter() - start,
             before=before,
-            after=self._measure(self._model) if result.changed else before,
+            after=self._size(event.depth) if result.changed else before,
             verification="; ".join(e for e in evidence if e),
         )
 
@@ -167,33 +170,45 @@ class _Worker:
         return self._result(plan, changed, ctx.statistics, ctx.remarks)
 
     def _rounds(self, plan: Plan, event: PassEvent) -> PassResult:
-        """Run the passes of a composite, once or to a fixed point."""
+        """Run the passes of a composite, once or to a fixed point.
+
+        A pass that changed nothing is not run again before something else changed the model.
+        """
         step = plan.step
         assert isinstance(step, Composite)
         sums: dict[int, PassResult] = {}
-        remarks: dict[Remark, None] = {}
+        settled: dict[int, int] = {}
         rounds = 0
+        warning: tuple[Remark, ...] = ()
         while True:
             rounds += 1
-            results = [
-                self._watched(inner, self._event(inner, place, event.depth + 1))
-                for place, inner in enumerate(plan.inner)
-            ]
-            for place, result in enumerate(results):
+            for place, inner in enumerate(plan.inner):
+                if settled.get(place) == self._version:
+                    continue
+                result = self._inner(inner, self._event(inner, place, event.depth + 1))
                 sums[place] = _sum(sums[place], result) if place in sums else result
-                remarks.update(dict.fromkeys(result.remarks))
-            if not step.fixed_point or not any(r.changed for r in results):
+                if not result.changed:
+                    settled[place] = self._version
+            if not step.fixed_point or all(settled.get(place) == self._version for place in range(len(plan.inner))):
                 break
             if rounds == step.max_rounds:
                 text = f"stopped after {rounds} rounds, and the last one still changed the model"
-                remarks[Remark("warning", step.name, "", text)] = None
+                warning = (Remark("warning", step.name, "", text),)
                 break
+        remarks = (*(r for result in sums.values() for r in result.remarks), *warning)
         statistics: dict[str, float] = {"rounds": rounds} if step.fixed_point else {}
         for result in sums.values():
             for name, amount in result.statistics.items():
                 statistics[name] = statistics.get(name, 0) + amount
         changed = any(r.changed for r in sums.values())
-        return replace(self._result(plan, changed, statistics, tuple(remarks)), inner=tuple(sums.values()))
+        return replace(self._result(plan, changed, statistics, remarks), inner=tuple(sums.values()))
+
+    def _inner(self, plan: Plan, event: PassEvent) -> PassResult:
+        """Run a pass inside a composite; the error that leaves it names it."""
+        try:
+            return self._watched(plan, event)
+        except Exception as error:  # as in guarded; the composite is put back there
+            raise _named(plan.step.name, error, ()) from error
 
     def _settle(self) -> bool:
         """Adopt what the pass made by hand, sort, and say whether anything changed."""
@@ -204,7 +219,18 @@ class _Worker:
         self._model.graph.adopt()
         self._model.graph.sort()
         self._print = Fingerprint(self._model)
+        self._version += 1
         return True
+
+    def _size(self, depth: int) -> GraphStats:
+        """Size of the model now, measured once for each state; only counted between the passes of a composite."""
+        if self._version != self._sized_version:
+            self._sizes.clear()
+            self._sized_version = self._version
+        measure = self._measure if depth == 0 else graph_stats
+        if measure not in self._sizes:
+            self._sizes[measure] = measure(self._model)
+        return self._sizes[measure]
 
     def _set_reference(self) -> None:
         state = self._state

@@ -48,7 +48,7 @@ def option(
 class Options(BaseModel):
     """Base of all options. Instances are frozen; unknown names are refused; every field has a description."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

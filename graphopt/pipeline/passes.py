@@ -66,7 +66,9 @@ class Pass(ABC, Generic[OptionsT]):
         Raises:
             UsageError: an option is unknown or its value not allowed.
         """
-        self.options = options or self.options_type.from_data(self.name, values)  # type: ignore[assignment]
+        if options is None:
+            options = self.options_type.from_data(self.name, values)  # type: ignore[assignment]
+        self.options: OptionsT = options  # type: ignore[assignment]
 
     @abstractmethod
     def run(self, model: Model, ctx: Context) -> None:

@@ -166,6 +166,13 @@ class Forever(Composite):
         return "flip"
 
 
+class Outer(Composite):
+    """Fails inside."""
+
+    def pipeline(self) -> str:
+        return "merge_relu,crash"
+
+
 class Quantile(Pass):
     """Looks at the reference."""
 
@@ -179,7 +186,7 @@ class Quantile(Pass):
 
 ALL = (
     Scale, MergeRelu, DropIdentity, Tidy, Freeze, NeedsData, Crash, Dangle, BadAttribute, Wrong, Silent, Endless,
-    Flip, Forever, Quantile,
+    Flip, Forever, Outer, Quantile,
 )  # fmt: skip
 
 

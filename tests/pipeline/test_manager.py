@@ -11,6 +11,7 @@ from graphopt import load
 from graphopt.errors import PassError, UnsupportedError, UsageError, ValidationError
 from graphopt.pipeline import PassManager, Pipeline, Settings
 from graphopt.pipeline.instruments import Dump, Instrument, Timing, Verify
+from graphopt.pipeline.manager import graph_stats
 from graphopt.results import as_json
 from graphopt.verifier import verify
 
@@ -68,6 +69,7 @@ def test_a_fixed_point_that_is_none_stops_with_a_warning(model, registry) -> Non
     ("text", "error", "message"),
     [
         ("crash", PassError, "pass 'crash' failed: RuntimeError: boom"),
+        ("outer", PassError, "^pass 'outer': pass 'crash' failed: RuntimeError: boom$"),
         ("dangle", PassError, "pass 'dangle': the pass left an invalid graph: .*reads 'a'"),
         (
             "bad_attribute",
@@ -264,3 +266,27 @@ def test_results_compute_the_same(parse, registry, execute) -> None:
     before = execute(model, x=x)
     run(model, registry, "tidy")
     assert np.array_equal(before[0], execute(model, x=x)[0])
+
+
+def test_a_settled_pass_is_not_run_again(model, registry) -> None:
+    timing = Timing()
+    run(model, registry, "tidy", instruments=[timing])
+    assert [t.name for t in timing.times] == [
+        "tidy",
+        "merge_relu",
+        "drop_identity",
+        "merge_relu",
+        "drop_identity",
+        "merge_relu",
+    ], "drop_identity found nothing in round 2, and merge_relu nothing in round 3"
+
+
+def test_the_model_is_measured_once_a_state(model, registry) -> None:
+    states: list[int] = []
+
+    def measure(model):
+        states.append(len(model.graph.nodes))
+        return graph_stats(model)
+
+    run(model, registry, "freeze,tidy,freeze,merge_relu", measure=measure)
+    assert states == [5, 3]

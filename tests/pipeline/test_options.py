@@ -69,6 +69,7 @@ def read(**raw: str) -> Every:
         ("pair", "2+y", (2, "y")),
         ("ratios", "/a/*@0.3+op=Conv@0.5", PatternMap([(Pattern("/a/*"), 0.3), (Pattern("op=Conv"), 0.5)])),
         ("ratios", '"a@b+c"@1', PatternMap([(Pattern("a@b+c"), 1.0)])),
+        ("ratios", "a@1+b@2+a@3", PatternMap([(Pattern("b"), 2.0), (Pattern("a"), 3.0)])),
         ("aligns", "a@none+b@4", PatternMap([(Pattern("a"), None), (Pattern("b"), 4)])),
         ("which", "all", "all"),
         ("which", "3+4", (3, 4)),
