@@ -69,7 +69,9 @@ def _join_nodes(graph: Graph, editor: Editor) -> None:
         if node.op == "Dropout" or node.domain or not node.outputs:
             continue
         key = _key(node)
-        other = first.setdefault(key, node)
+        other = first.get(key)
+        if other is None or not editor.is_live(other):
+            first[key] = other = node
         if other is node or not _replaceable(node, other, editor) or not editor.allow(node):
             continue
         for old, new in zip(list(node.outputs), list(other.outputs), strict=True):

@@ -129,9 +129,11 @@ def _join(editor: Editor) -> None:
         for node in graph_nodes:
             for tensor in node.outputs if editor.is_live(node) else ():
                 key = None if tensor.is_empty() else _key(editor.fact(tensor))
-                if key is None or not tensor.outputs:
+                if key is None or not tensor.outputs or not tensor.inputs:
                     continue
-                other = first.setdefault(key, tensor)
+                other = first.get(key)
+                if other is None or not other.inputs:
+                    first[key] = other = tensor
                 if other is not tensor and not editor.is_end(tensor) and editor.allow(node):
                     editor.changed += editor.replace(tensor, other)
 

@@ -1,0 +1,136 @@
+"""The prune pass in the manager: amounts, exact mode, proof, remarks, manifest, zoo."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from transforms.pruning import tiny
+
+from graphopt import Model, load
+from graphopt.errors import GraphoptError, PassError, UsageError
+from graphopt.passes.prune import Prune
+from graphopt.pipeline import PassManager, Pipeline, Registry, Settings
+from graphopt.results import PassResult
+
+RESIDUAL = """(float[2,5] x, float[5,16] w1, float[16] b1, float[16,12] w2, float[12,16] w3, float[16,4] w4) => (float y) {
+    a = MatMul(x, w1) s = Add(a, b1) h = MatMul(s, w2) r = Relu(h) t = MatMul(r, w3) u = Add(s, t) y = MatMul(u, w4) }"""
+
+
+def run(model: Model, text: str) -> PassResult:
+    registry = Registry()
+    registry.passes.add("prune", Prune)
+    return PassManager(registry, Settings()).run(model, Pipeline.parse(text, registry)).passes[0]
+
+
+def outputs(model: Model) -> np.ndarray:
+    x = np.random.default_rng(3).standard_normal((2, 5)).astype(np.float32)
+    return ort.InferenceSession(model.serialize(), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+
+
+def test_ratio_shrinks_proves_and_explains() -> None:
+    model = tiny(RESIDUAL)
+    result = run(model, "prune:ratio=0.5:align=1")
+    shapes = {c.name: c.shape for c in model.graph.initializers}
+    assert shapes == {"w1": (5, 8), "b1": (8,), "w2": (8, 6), "w3": (6, 8), "w4": (8, 4)}
+    assert result.statistics["masked error"] <= 1e-5
+    assert result.statistics["inconclusive"] == 0
+    assert result.statistics["macs kept"] < 0.4
+    assert any(r.kind == "did" and "8 of 16" in r.message for r in result.remarks)
+    assert any(r.kind == "skipped" and r.node == "graph output y" for r in result.remarks)
+
+
+def test_budget() -> None:
+    assert run(tiny(RESIDUAL), "prune:keep_macs=0.6:align=1").statistics["macs kept"] <= 0.6
+
+
+def test_two_amounts_are_refused() -> None:
+    with pytest.raises(GraphoptError, match="one of ratio") as error:
+        run(tiny(RESIDUAL), "prune:keep_macs=0.6:ratio=0.5")
+    assert isinstance(error.value, (UsageError, PassError))
+
+
+def test_exact_removes_dead_and_unread_units_only() -> None:
+    model = tiny(RESIDUAL)
+    tensors = model.graph.tensors()
+    w2, w3 = np.array(tensors["w2"].values), np.array(tensors["w3"].values)
+    w2[:, 1] = 0  # produced as zero
+    w3[4] = 0  # read by nobody
+    model.graph.set_weight(tensors["w2"], w2)
+    model.graph.set_weight(tensors["w3"], w3)
+    before = outputs(model)
+    result = run(model, "prune:mode=exact")
+    assert result.guarantee == "equivalent"
+    assert {c.name: c.shape for c in model.graph.initializers}["w2"] == (16, 10)
+    assert np.allclose(outputs(model), before, rtol=0, atol=1e-6)
+
+
+def test_exact_needs_zeros_on_every_path() -> None:
+    model = tiny(RESIDUAL)
+    w4 = np.array(model.graph.tensors()["w4"].values)
+    w4[2] = 0
+    model.graph.set_weight(model.graph.tensors()["w4"], w4)
+    before = model.serialize()
+    assert not run(model, "prune:mode=exact").changed
+    assert model.graph.tensors()["w4"].shape == (16, 4)
+    assert len(before)
+
+
+def test_without_amount_or_data_only_the_exact_mode_runs() -> None:
+    model = tiny(RESIDUAL)
+    result = run(model, "prune")
+    assert not result.changed
+    assert any("nothing" in r.message for r in result.remarks)
+
+
+def test_ratios_by_pattern() -> None:
+    model = tiny(RESIDUAL)
+    for node in model.graph.nodes:
+        if node.outputs[0].name == "h":
+            node.name = "inner"
+    run(model, "prune:ratio=0.25:align=1:exclude=op=Relu")
+    assert model.graph.tensors()["w2"].shape == (12, 9)
+
+
+def test_manifest_is_written_and_replayed(tmp_path: Path) -> None:
+    first, second = tiny(RESIDUAL), tiny(RESIDUAL, seed=5)
+    path = tmp_path / "keep.json"
+    run(first, f"prune:ratio=0.5:align=1:manifest='{path}'")
+    assert json.loads(path.read_text())["format"].startswith("graphopt-keep")
+    run(second, f"prune:replay='{path}'")
+    assert {c.name: c.shape for c in first.graph.initializers} == {c.name: c.shape for c in second.graph.initializers}
+
+
+def test_runtime_extents_used_as_data_are_frozen_after_a_conflict() -> None:
+    text = """(float[N,5] x, float[5,8] w1, float[8,6] w2, float[6,4] w3) => (float y) {
+        a = MatMul(x, w1) s = Size(a) f = Cast<to=1>(s) d = Div(a, f) h = MatMul(d, w2) y = MatMul(h, w3) }"""
+    model = tiny(text)
+    run(model, "prune:ratio=0.5:align=1")
+    assert {c.name: c.shape for c in model.graph.initializers} == {"w1": (5, 8), "w2": (8, 3), "w3": (3, 4)}
+
+
+ZOO = [
+    "lenet.dynamo",
+    "mbconv_se.torchscript",
+    "glu_shuffle_net.torchscript",
+    "hf_bert.dynamo.dyn",
+    "hf_llama_gqa.torchscript.dyn",
+    "hf_bert.dynamo.opset23",
+    "hf_squeezebert.torchscript",
+    "bilstm_tagger.torchscript",
+    "unet_bilinear.dynamo",
+]
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_zoo(zoo: ModuleType, name: str) -> None:
+    from conftest import ZOO as FOLDER
+
+    model = load(zoo.fill(str(FOLDER / f"{name}.onnx.gz")).SerializeToString())
+    result = run(model, "prune:ratio=0.5:align=1")
+    assert result.statistics["macs kept"] < 0.75
+    assert result.statistics["masked error"] <= 1e-5
