@@ -19,7 +19,7 @@ from graphopt.data.feeds import Dataset, count_samples
 from graphopt.graph import subgraphs
 from graphopt.ir import Array, Node, Tensor, constant_value, static_shape
 from graphopt.model import Model
-from graphopt.transforms.least_squares import RIDGES, System, fit
+from graphopt.transforms.least_squares import RIDGES, System, fit, joined, match_scale
 from graphopt.transforms.reconstruction_layers import Layer, layer_of, with_limit
 from graphopt.transforms.reconstruction_rows import Against, AgainstAccumulator, KeptRows, RowStore
 
@@ -51,8 +51,13 @@ OriginOf = Callable[[str], SourceTensor | None]
 
 @dataclass(frozen=True)
 class ReconstructionOptions:
-    """How to reconstruct. ``max_memory`` bounds stored reference rows and exposed values, in bytes."""
+    """How to reconstruct. ``max_memory`` bounds stored reference rows and exposed values, in bytes.
 
+    ``match``: no least squares; only mean and standard deviation of each output channel are matched, as
+    recalibrating BatchNorm statistics does.
+    """
+
+    match: bool = False
     ridges: tuple[float, ...] = RIDGES
     batch: int | None = None
     threads: int = 1
@@ -324,9 +329,20 @@ def _fit_layer(model: Model, job: _Job, seen: AgainstAccumulator, options: Recon
     system = System.of(seen.fit)
     held = System.of(seen.held) if seen.held.matrix is not None else system
     start = layer.matrix()
+    if options.match:
+        return _match_layer(model, layer, joined(system, held) if held is not system else system, start)
     result = fit(system, held, start, bias=layer.has_bias, ridges=options.ridges, refit=held is not system)
     helped = result.after < result.before
     if helped:
         layer.assign(model.graph, result.weights)
     method = "unchanged" if not helped else result.method
     return Step(layer.node.name, layer.output.name, method, result.before, result.after, result.ridge)
+
+
+def _match_layer(model: Model, layer: Layer, system: System, start: Array) -> Step:
+    before = system.relative_error(start)
+    if not layer.has_bias:
+        return Step(layer.node.name, layer.output.name, "unchanged", before, before)
+    matched = match_scale(system, start)
+    layer.assign(model.graph, matched)
+    return Step(layer.node.name, layer.output.name, "scale", before, system.relative_error(matched))

@@ -226,3 +226,24 @@ def _parts(units: Units, axis: Axis, affected: Array) -> list[tuple[int, tuple[i
     return [
         (int(count), tuple(np.flatnonzero(column).tolist())) for column, count in zip(columns.T, counts, strict=True)
     ]
+
+
+def recovery_scores(
+    model: Model,
+    units: Units,
+    policy: Policy,
+    dataset: Dataset,
+    others: Array,
+    options: RecoveryOptions | None = None,
+    progress: ProgressCallback | None = None,
+) -> Array:
+    """A score a class for selection by ratio: the family's error once the unit is gone, all before it gone as well.
+
+    Families that no layer with a Gram matrix reads keep the scores of ``others``.
+    """
+    options = options or RecoveryOptions()
+    scores = np.array(others, np.float64)
+    for curve in error_curves(model, units, active_families(units, policy), dataset, options, progress):
+        order = curve.family.classes[curve.elimination.order]
+        scores[order] = curve.elimination.errors[1:] + 1e-12 * np.arange(1, len(order) + 1)
+    return scores

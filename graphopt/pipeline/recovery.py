@@ -1,0 +1,91 @@
+"""Recovery as passes use it: reconstruct against the run's reference, report each step, undo what does not help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from graphopt.data.feeds import Dataset
+from graphopt.model import Model
+from graphopt.pipeline.context import Context
+
+if TYPE_CHECKING:
+    from graphopt.analysis.statistics import Progress
+    from graphopt.transforms.reconstruction import Step
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """Settings of a recovery. ``memory`` caps stored reference values and exposed tensors, in bytes.
+
+    ``match``: only match mean and standard deviation of each channel. ``touched`` names nodes that a pass changed in
+    other ways than by removing input channels.
+    """
+
+    batch: int | None = None
+    threads: int = 1
+    memory: int = 1 << 30
+    residual: bool = True
+    match: bool = False
+    touched: frozenset[str] = frozenset()
+
+
+def recover(model: Model, data: Dataset, ctx: Context, settings: Recovery | None = None) -> bool:
+    """Reconstruct ``model`` in place against ``ctx.reference``; whether it was changed.
+
+    Remarks give the relative squared error of every layer on held-back samples before and after. When the error at
+    the outputs does not fall, everything is put back and a warning says so.
+
+    Raises:
+        DataError: no samples, or non-finite values.
+    """
+    from graphopt.snapshot import restore, take
+    from graphopt.transforms.reconstruction import ReconstructionOptions, reconstruct
+    from graphopt.transforms.reconstruction_check import OutputJudge, held_back
+
+    reference = ctx.reference
+    if reference is None:
+        ctx.skipped(None, "nothing to recover: no lossy pass ran before")
+        return False
+    settings = settings or Recovery()
+    options = ReconstructionOptions(
+        batch=settings.batch,
+        threads=settings.threads,
+        max_memory=settings.memory,
+        residual_targets=settings.residual and not settings.match,
+        match=settings.match,
+    )
+
+    def progress(state: Progress) -> None:
+        ctx.settings.progress("calibrating", state.done, state.total)
+
+    before = take(model.graph)
+    judge = OutputJudge(reference, held_back(data), settings.batch, settings.threads)
+    old = judge.error(model)
+    steps = reconstruct(model, reference, data, ctx.origins.of, options, touched=settings.touched, progress=progress)
+    if not steps:
+        ctx.skipped(None, "nothing to recover: no weighted layer reads anything that changed")
+        return False
+    new = judge.error(model)
+    ctx.count("output error before recovery", old)
+    ctx.count("output error after recovery", new)
+    if not new < old:
+        restore(model.graph, before)
+        ctx.warn(
+            None, f"recovery undone: the error at the outputs did not fall on held-back samples ({old:.3g}, {new:.3g})"
+        )
+        return False
+    _report(steps, ctx)
+    origin = "synthetic data, which proves nothing about accuracy: " if data.synthetic else ""
+    ctx.did(None, f"{origin}error at the outputs on held-back samples {old:.3g} before recovery, {new:.3g} after")
+    return True
+
+
+def _report(steps: tuple[Step, ...], ctx: Context) -> None:
+    for step in steps:
+        error = f"error on held-back samples {step.before:.3g} before, {step.after:.3g} after"
+        if step.method == "unchanged":
+            ctx.skipped(step.node, f"no fit helps ({error})")
+        else:
+            ctx.did(step.node, f"{step.method}: {error}")
+            ctx.count("layers recovered")
