@@ -8,6 +8,9 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+ORT_ERRORS = tuple(
+    v for v in vars(ort.capi.onnxruntime_pybind11_state).values() if isinstance(v, type) and issubclass(v, Exception)
+)
 TOLERANCE = {8: 1e-5, 4: 1e-5, 2: 2e-3, 1: 0.1}
 SPECIAL = (-0.0, 0.0, np.inf, -np.inf, np.nan, 1e-30, 3.4e38)
 

@@ -8,18 +8,14 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 
 from graphopt import load
 from graphopt.pipeline import PassManager, Pipeline, Registry
-from tests.passes.numerics import assert_equal, session
+from tests.passes.numerics import ORT_ERRORS, assert_equal, session
 
 SKIPPED_OPS = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 SHARDS = 8
-ORT_ERRORS = tuple(
-    v for v in vars(ort.capi.onnxruntime_pybind11_state).values() if isinstance(v, type) and issubclass(v, Exception)
-)
 
 
 @cache

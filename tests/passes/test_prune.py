@@ -13,7 +13,6 @@ from transforms.pruning import tiny
 
 from graphopt import Model, load
 from graphopt.errors import GraphoptError, PassError, UsageError
-from graphopt.passes.prune import Prune
 from graphopt.pipeline import PassManager, Pipeline, Registry, Settings
 from graphopt.results import PassResult
 
@@ -23,7 +22,6 @@ RESIDUAL = """(float[2,5] x, float[5,16] w1, float[16] b1, float[16,12] w2, floa
 
 def run(model: Model, text: str) -> PassResult:
     registry = Registry()
-    registry.passes.add("prune", Prune)
     return PassManager(registry, Settings()).run(model, Pipeline.parse(text, registry)).passes[0]
 
 
