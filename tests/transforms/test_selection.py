@@ -1,0 +1,120 @@
+"""Which units go: ratios, budgets, alignment, patterns, thresholds, criteria."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from transforms.pruning import tiny, units_of
+
+from graphopt.errors import UsageError
+from graphopt.pipeline.values import Pattern
+from graphopt.transforms.criteria import CRITERIA, find_criterion, score
+from graphopt.transforms.selection import (
+    Policy,
+    by_budget,
+    by_ratio,
+    by_threshold,
+    macs,
+    parameters,
+    removed_count,
+    weight_bytes,
+)
+
+MLP = """(float[2,5] x, float[5,16] w1, float[16,12] w2, float[12,4] w3) => (float y) {
+    a = MatMul(x, w1) r = Relu(a) b = MatMul(r, w2) t = Tanh(b) y = MatMul(t, w3) }"""
+
+
+def test_the_smallest_rows_go() -> None:
+    model = tiny(MLP)
+    weight = model.graph.tensors()["w1"]
+    values = np.array(weight.values)
+    values[:, [3, 7]] = 1e-6
+    model.graph.set_weight(weight, values)
+    second = np.array(model.graph.tensors()["w2"].values)
+    second[[3, 7]] = 1e-6
+    model.graph.set_weight(model.graph.tensors()["w2"], second)
+    units = units_of(model)
+    keep = by_ratio(units, score(units, CRITERIA["l1"]), Policy(2 / 16))
+    assert np.flatnonzero(~keep.mask(units.coupling.record.axes[weight][1])).tolist() == [3, 7]
+
+
+@pytest.mark.parametrize("name", sorted(set(CRITERIA) - {"bn_scale", "wanda"}))
+@pytest.mark.parametrize("reduction", ["sum", "mean", "max", "prod"])
+def test_every_criterion_ranks(name: str, reduction: str) -> None:
+    units = units_of(tiny(MLP))
+    scores = score(units, find_criterion(name), reduction, seed=3)
+    for family in units.families:
+        assert np.isfinite(scores[family.classes]).all()
+        assert len(np.unique(scores[family.classes])) > len(family) // 2
+
+
+def test_bn_scale_reads_gamma_only() -> None:
+    text = """(float[1,3,6,6] x, float[8,3,3,3] w1, float[8] bs, float[8] bb, float[8] bm, float[8] bv, float[4,8,1,1] w2)
+        => (float y) { a = Conv(x, w1) n = BatchNormalization(a, bs, bb, bm, bv) y = Conv(n, w2) }"""
+    model = tiny(text)
+    units = units_of(model)
+    scores = score(units, CRITERIA["bn_scale"])
+    assert np.allclose(scores[units.families[0].classes], np.abs(model.graph.tensors()["bs"].values))
+
+
+def test_unknown_criterion_and_missing_data_are_explained() -> None:
+    with pytest.raises(UsageError, match="l1"):
+        find_criterion("nonsense")
+    with pytest.raises(UsageError, match="calibration data"):
+        score(units_of(tiny(MLP)), CRITERIA["wanda"])
+
+
+@pytest.mark.parametrize("kind", ["macs", "params", "bytes"])
+@pytest.mark.parametrize("share", [0.7, 0.4])
+def test_a_budget_is_met_without_waste(kind: str, share: float) -> None:
+    units = units_of(tiny(MLP))
+    measure = {"macs": macs, "params": parameters, "bytes": weight_bytes}[kind]
+    keep = by_budget(units, score(units, CRITERIA["l1"]), Policy(), kind, share)  # type: ignore[arg-type]
+    got = measure(units, keep) / measure(units, None)
+    assert share - 0.15 < got <= share
+
+
+def test_an_impossible_budget_says_what_can_be_reached() -> None:
+    units = units_of(tiny(MLP))
+    with pytest.raises(UsageError, match="at most"):
+        by_budget(units, score(units, CRITERIA["l1"]), Policy(max_ratio=0.2), "macs", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("width", "ratio", "align", "kept"),
+    [(256, 0.3, 16, 176), (256, 0.99, 16, 16), (64, 0.3, 16, 48), (12, 0.5, 16, 6), (40, 0.3, 1, 28), (100, 0.0, 16, 100)],
+)
+def test_alignment(width: int, ratio: float, align: int, kept: int) -> None:
+    assert width - removed_count(width, ratio, Policy(ratio, align=align)) == kept
+
+
+def test_include_exclude_and_global_scope() -> None:
+    model = tiny(MLP)
+    for node, name in zip(model.graph.nodes, "abcde", strict=True):
+        node.name = name
+    units = units_of(model)
+    scores = score(units, CRITERIA["l1"])
+    sizes = [len(f) for f in units.families]
+    only = by_ratio(units, scores, Policy(0.5, include=(Pattern("a"),)))
+    assert [int(only.removed[f.classes].sum()) for f in units.families] == [sizes[0] // 2, 0]
+    without = by_ratio(units, scores, Policy(0.5, exclude=(Pattern("a"),)))
+    assert [int(without.removed[f.classes].sum()) for f in units.families] == [0, sizes[1] // 2]
+    whole = by_ratio(units, scores, Policy(0.5, scope="global"))
+    assert int(whole.removed[units.coupling.solution.leaf].sum()) == pytest.approx(sum(sizes) / 2, abs=2)
+
+
+def test_threshold_removes_small_units_and_leaves_one() -> None:
+    model = tiny(MLP)
+    for name in ("w1", "w2"):
+        weight = model.graph.tensors()[name]
+        values = np.array(weight.values)
+        values[:, :3] = 1e-4
+        model.graph.set_weight(weight, values)
+    third = np.array(model.graph.tensors()["w3"].values)
+    third[:3] = 1e-4
+    model.graph.set_weight(model.graph.tensors()["w3"], third)
+    units = units_of(model)
+    keep = by_threshold(units, 1e-3, Policy())
+    assert [int(keep.removed[f.classes].sum()) for f in units.families] == [0, 3]
+    everything = by_threshold(units, 1e9, Policy())
+    assert [len(f) - int(everything.removed[f.classes].sum()) for f in units.families] == [1, 1]
