@@ -8,7 +8,8 @@ STAMP := $(VENV)/.installed
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[dev,images,real]'
+	$(BIN)/python -m pip install --quiet -e '.[dev,images]'
+	$(BIN)/python -m pip install --quiet --no-deps -r tests/real/requirements.txt
 	touch $(STAMP)
 
 demo: $(STAMP)
