@@ -16,7 +16,7 @@ from torch import nn
 from training import predict, train
 
 HERE = Path(__file__).resolve().parent
-NAMES = ("lenet", "residual", "depthwise", "transformer", "recurrent", "vgg")
+NAMES = ("lenet", "residual", "depthwise", "transformer", "recurrent")
 
 _log = logging.getLogger("train")
 
@@ -31,11 +31,12 @@ def main() -> int:
     weights: Path = arguments.work / f"{arguments.name}.pt"
     weights.parent.mkdir(parents=True, exist_ok=True)
     try:
-        if arguments.export_only:
+        if arguments.export_only or arguments.from_cycle:
             model.load_state_dict(torch.load(weights, weights_only=True))
             model.eval()
-        else:
-            train(model, load_split(arguments.data, train=True), architecture.recipe)
+        if not arguments.export_only:
+            split = load_split(arguments.data, train=True)
+            train(model, split, architecture.recipe, arguments.from_cycle)
             torch.save(model.state_dict(), weights)
         _test(model, arguments.data, weights.with_suffix(".npy"))
     except DataMissingError as error:
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, default=DEBIAN_DIR, help="directory of the *-ubyte.gz files")
     parser.add_argument("--work", type=Path, default=HERE / "checkpoints", help="where the weights are kept")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--from-cycle", type=int, default=0, help="go on from the weights that --work holds")
     parser.add_argument("--export-only", action="store_true", help="export the weights that --work holds")
     return parser
 

@@ -21,18 +21,28 @@ def to_tensors(split: Split) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(split.images.copy())[:, None], torch.from_numpy(split.labels.copy()).long()
 
 
-def train(model: nn.Module, split: Split, recipe: Recipe) -> None:
-    """Train `model` in place on `split`. The result is the last epoch: nothing is chosen on the test set."""
-    torch.manual_seed(recipe.seed)
+def train(model: nn.Module, split: Split, recipe: Recipe, first_cycle: int = 0) -> None:
+    """Train `model` in place on `split`, from cycle `first_cycle` of the recipe on, and leave it in eval mode.
+
+    The result is the last epoch: no epoch is chosen on the test set.
+    """
     images, labels = to_tensors(split)
     model.to(memory_format=torch.channels_last)
+    for cycle in range(first_cycle, len(recipe.cycles)):
+        torch.manual_seed(recipe.seed + cycle)
+        _train_cycle(model, images, labels, recipe, recipe.cycles[cycle])
+    model.to(memory_format=torch.contiguous_format)
+    model.eval()
+
+
+def _train_cycle(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, epochs: int) -> None:
     steps = len(images) // recipe.batch_size
     optimizer = _optimizer(model, recipe)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.max_lr, epochs=recipe.epochs, steps_per_epoch=steps, pct_start=0.25
+        optimizer, recipe.max_lr, epochs=epochs, steps_per_epoch=steps, pct_start=0.25
     )
-    for epoch in range(recipe.epochs):
-        model.train()
+    model.train()
+    for epoch in range(epochs):
         started, total = time.monotonic(), 0.0
         order = torch.randperm(len(images))
         for step in range(steps):
@@ -47,9 +57,7 @@ def train(model: nn.Module, split: Split, recipe: Recipe) -> None:
             schedule.step()
             total += loss.item()
         seconds = time.monotonic() - started
-        _log.info("epoch %d/%d loss %.4f (%.0f s)", epoch + 1, recipe.epochs, total / steps, seconds)
-    model.to(memory_format=torch.contiguous_format)
-    model.eval()
+        _log.info("epoch %d/%d loss %.4f (%.0f s)", epoch + 1, epochs, total / steps, seconds)
 
 
 def augment(images: Tensor) -> Tensor:

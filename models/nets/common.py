@@ -15,9 +15,13 @@ CLASSES = 10
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained: one-cycle learning rate, random shift and horizontal flip."""
+    """How a model is trained: one-cycle learning rate, random shift and horizontal flip.
 
-    epochs: int
+    `cycles` holds the epochs of each cycle. Every cycle starts with a fresh optimizer and its own random numbers, so
+    that training can go on from the weights that a cycle left.
+    """
+
+    cycles: tuple[int, ...]
     optimizer: Literal["sgd", "adamw"]
     max_lr: float
     weight_decay: float

@@ -50,6 +50,6 @@ def build() -> nn.Module:
 
 ARCHITECTURE = Architecture(
     build=build,
-    recipe=Recipe(epochs=10, optimizer="sgd", max_lr=0.15, weight_decay=1e-4, bf16=False),
+    recipe=Recipe(cycles=(10,), optimizer="sgd", max_lr=0.15, weight_decay=1e-4, bf16=False),
     exports=(Export("depthwise.onnx"),),
 )

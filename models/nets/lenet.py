@@ -21,6 +21,6 @@ def build() -> nn.Module:
 
 ARCHITECTURE = Architecture(
     build=build,
-    recipe=Recipe(epochs=20, optimizer="adamw", max_lr=3e-3, weight_decay=1e-2),
+    recipe=Recipe(cycles=(20,), optimizer="adamw", max_lr=3e-3, weight_decay=1e-2),
     exports=(Export("lenet.onnx"),),
 )

@@ -32,6 +32,6 @@ class Recurrent(nn.Module):
 
 ARCHITECTURE = Architecture(
     build=Recurrent,
-    recipe=Recipe(epochs=12, optimizer="adamw", max_lr=4e-3, weight_decay=1e-2, bf16=False),
+    recipe=Recipe(cycles=(12,), optimizer="adamw", max_lr=4e-3, weight_decay=1e-2, bf16=False),
     exports=(Export("recurrent.onnx"),),
 )

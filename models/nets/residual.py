@@ -22,9 +22,7 @@ class Block(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.shortcut: nn.Module = nn.Identity()
         if inputs != outputs or stride != 1:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         y = torch.relu(self.bn1(self.conv1(x)))
@@ -45,6 +43,6 @@ def build() -> nn.Module:
 
 ARCHITECTURE = Architecture(
     build=build,
-    recipe=Recipe(epochs=26, optimizer="sgd", max_lr=0.2, weight_decay=5e-4),
+    recipe=Recipe(cycles=(26,), optimizer="sgd", max_lr=0.2, weight_decay=5e-4),
     exports=(Export("residual.onnx", keep_batch_norm=True),),
 )

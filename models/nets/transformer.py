@@ -100,6 +100,6 @@ def random_trailing_mask(count: int) -> Tensor:
 
 ARCHITECTURE = Architecture(
     build=Transformer,
-    recipe=Recipe(epochs=12, optimizer="adamw", max_lr=2e-3, weight_decay=5e-2),
+    recipe=Recipe(cycles=(12, 10), optimizer="adamw", max_lr=2e-3, weight_decay=5e-2),
     exports=(Export("transformer.onnx"), Export("transformer_masked.onnx", masked=True)),
 )
