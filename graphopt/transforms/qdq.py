@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from graphopt.analysis.statistics import HistogramAccumulator
@@ -19,6 +19,7 @@ from graphopt.transforms.qdq_opset import raise_opset
 from graphopt.transforms.qdq_plan import Choice, Plan, make_plan
 from graphopt.transforms.qdq_probe import Probe, probe
 from graphopt.transforms.qdq_report import KernelReport, kernel_report
+from graphopt.transforms.qdq_sensitivity import Sensitivity, rank_layers, too_noisy
 from graphopt.transforms.qdq_units import Unit, find_units
 from graphopt.transforms.ranges import Method
 
@@ -36,6 +37,8 @@ class QuantConfig:
         reduced: weights use 7 bits; None: when the profile's device has no VNNI-like instructions.
         keep_float, force: which nodes stay in float, and which become integer even where that is slower.
         profile: latency profile to decide by; None for the target's own.
+        fidelity: signal to noise at the outputs in dB, as estimated, below which the noisiest units for their gain stay
+            in float; 0 turns that off. ``slack``: share of the expected gain that may be given up for it.
         check: load the result and put back in float what ONNX Runtime does not run on integers.
         batch: rows a run; None lets the data decide.
     """
@@ -48,14 +51,17 @@ class QuantConfig:
     force: Callable[[Node], bool] = lambda _: False
     profile: Profile | None = None
     check: bool = True
+    fidelity: float = 30.0
+    slack: float = 0.15
     batch: int | None = None
     max_memory: int = 1 << 30
 
 
 @dataclass
 class Quantized:
-    """What was done."""
+    """What was done, on ``model``."""
 
+    model: Model
     plan: Plan
     grids: Grids
     tensors: Sequence[QuantizedTensor]
@@ -64,7 +70,7 @@ class Quantized:
     probes: Mapping[str, Probe]
     report: KernelReport | None = None
     raised_from: int | None = None
-    missed: list[tuple[str, str]] = field(default_factory=list)
+    ranking: Sequence[Sensitivity] = ()
 
 
 def quantize_model(model: Model, data: Dataset, target: Target, config: QuantConfig) -> Quantized | None:
@@ -87,51 +93,86 @@ def quantize_model(model: Model, data: Dataset, target: Target, config: QuantCon
     _refuse_half(model, probes)
     if raised:
         probes = probe(model, data)
-    missed: dict[int, str] = {}
-    names: dict[str, HistogramAccumulator] = {}
+    run = _Run(model, data, target, config, settings, profile, probes)
+    done = run.attempt()
+    if done is None:
+        return None
+    if config.fidelity > 0 and run.keep_quiet(done):
+        done = run.attempt()
     for _ in range(_ROUNDS):
-        work = model.clone()
-        done = _attempt(work, data, target, config, settings, profile, probes, names, missed)
         if done is None:
             return None
         if not config.check or target.provider != "CPUExecutionProvider":
             break
-        done.report = kernel_report(work, done.plan.integer)
-        fresh = {k.unit.node.id: k.runs_as for k in done.report.missed if k.unit.node.id not in missed}
-        if not fresh:
+        done.report = kernel_report(done.model, done.plan.integer)
+        if not run.note_missed(done.report):
             break
-        missed |= fresh
-    model.graph = work.graph
+        done = run.attempt() or done
+    model.graph = done.model.graph
+    done.ranking = run.ranking
     done.raised_from = before if raised else None
     return done
 
 
-def _attempt(
-    work: Model,
-    data: Dataset,
-    target: Target,
-    config: QuantConfig,
-    settings: Settings,
-    profile: Profile | None,
-    probes: Mapping[str, Probe],
-    known: dict[str, HistogramAccumulator],
-    missed: Mapping[int, str],
-) -> Quantized | None:
-    units = find_units(work.graph, target, probes)
-    for unit in units:
-        if unit.node.id in missed and not unit.why_float:
-            unit.why_float = f"ONNX Runtime runs it as {missed[unit.node.id]} in float, Q/DQ around it or not"
-    choice = Choice(_on_any(config.keep_float), _on_any(config.force))
-    plan = make_plan(work.graph, target, units, probes, profile, choice)
-    if not any(u.rule.kind == "compute" for u in plan.integer):
-        return None
-    tensors = quantized_tensors(plan, target)
-    wanted = [q.tensor.name for q in tensors if q.tensor.name not in known]
-    if wanted:
-        known.update(collect_histograms(work, data, wanted, config.batch, config.max_memory))
-    grids = choose_grids(plan, tensors, known, settings.activation, config.method)
-    inserted = Inserter(work.graph, target, settings, grids).insert(plan, tensors)
-    return Quantized(plan, grids, tensors, inserted, settings, probes)
+class _Run:
+    """One quantization: attempts on copies of the model, each with more units known to stay in float."""
+
+    def __init__(
+        self,
+        model: Model,
+        data: Dataset,
+        target: Target,
+        config: QuantConfig,
+        settings: Settings,
+        profile: Profile | None,
+        probes: Mapping[str, Probe],
+    ) -> None:
+        self.model, self.data, self.target, self.config = model, data, target, config
+        self.settings, self.profile, self.probes = settings, profile, probes
+        self.ranking: list[Sensitivity] = []
+        self._why: dict[int, str] = {}
+        self._histograms: dict[str, HistogramAccumulator] = {}
+
+    def attempt(self) -> Quantized | None:
+        """Plan, calibrate and insert, on a copy; None when nothing becomes integer."""
+        work = self.model.clone()
+        config, target = self.config, self.target
+        units = find_units(work.graph, target, self.probes)
+        for unit in units:
+            unit.why_float = unit.why_float or self._why.get(unit.node.id, "")
+        choice = Choice(_on_any(config.keep_float), _on_any(config.force))
+        plan = make_plan(work.graph, target, units, self.probes, self.profile, choice)
+        if not any(u.rule.kind == "compute" for u in plan.integer):
+            return None
+        tensors = quantized_tensors(plan, target)
+        wanted = [q.tensor.name for q in tensors if q.tensor.name not in self._histograms]
+        if wanted:
+            found = collect_histograms(work, self.data, wanted, config.batch, config.max_memory)
+            self._histograms.update(found)
+        grids = choose_grids(plan, tensors, self._histograms, self.settings.activation, config.method, _ends(work))
+        inserted = Inserter(work.graph, target, self.settings, grids).insert(plan, tensors)
+        return Quantized(work, plan, grids, tensors, inserted, self.settings, self.probes)
+
+    def keep_quiet(self, done: Quantized) -> bool:
+        """Measure the noise of each unit at the outputs and mark those that make too much; whether there are any."""
+        self.ranking = rank_layers(
+            self.model, self.data, self.target, self.settings, done.plan, done.grids, self.probes
+        )
+        dropped = too_noisy(self.ranking, done.plan.gains, self.config.fidelity, self.config.slack)
+        for item in dropped:
+            self._why[item.node_id] = f"alone it makes noise of {item.sqnr_db:.1f} dB at the outputs"
+        return bool(dropped)
+
+    def note_missed(self, report: KernelReport) -> bool:
+        """Mark the units that did not become integer kernels; whether there are new ones."""
+        fresh = {k.unit.node.id: k.runs_as for k in report.missed if k.unit.node.id not in self._why}
+        for key, op in fresh.items():
+            self._why[key] = f"ONNX Runtime runs it as {op} in float in spite of Q/DQ around it"
+        return bool(fresh)
+
+
+def _ends(model: Model) -> set[int]:
+    return {id(t) for g in model.graph.graphs() for t in g.outputs}
 
 
 def _on_any(test: Callable[[Node], bool]) -> Callable[[Unit], bool]:

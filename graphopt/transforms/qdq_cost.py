@@ -49,9 +49,9 @@ def layer_facts(unit: Unit, probes: Mapping[str, Probe]) -> LayerFacts | None:
     made = probes[unit.node.outputs[0].name] if unit.node.outputs[0].name in probes else probes[unit.output.name]
     weight = unit.weight
     if unit.node.op in ("Conv", "ConvTranspose"):
-        if weight is None or weight.shape is None:
+        shape = unit.weight_shape
+        if shape is None:
             return None
-        shape = [int(d) for d in weight.shape if isinstance(d, int)]
         groups = int(unit.node.attrs.get("group", 1))
         kernel = math.prod(shape[2:])
         if unit.node.op == "Conv":

@@ -14,6 +14,7 @@ from graphopt.model import Model
 from graphopt.targets.base import Grid, Target
 from graphopt.transforms.qdq_plan import Plan, skip_operands
 from graphopt.transforms.qdq_units import Unit
+from graphopt.transforms.ranges_transfer import transfer_of
 from graphopt.transforms.ranges import Method, QuantParams, Range, find_range, quant_params
 
 _JOIN_TOLERANCE = 2.0
@@ -75,17 +76,23 @@ def choose_grids(
     histograms: Mapping[str, HistogramAccumulator],
     grid: Grid,
     method: Method,
+    ends: set[int],
 ) -> Grids:
-    """Ranges for all quantized tensors; those that an operator only moves around share one."""
+    """Ranges for all quantized tensors; those that an operator only moves around share one.
+
+    ``ends`` holds the ids of graph outputs, which are used as they are.
+    """
     groups = _groups(plan, tensors, histograms)
     limits = {u.output.name: u.rule.range for u in plan.integer if u.rule.range is not None}
+    nodes = {q.tensor.name: q.tensor for q in tensors}
     params: dict[str, QuantParams] = {}
     ranges: dict[str, Range] = {}
     for members in groups:
         fixed = [limits[n] for n in members if n in limits]
         known = [histograms[n] for n in members]
         bounds = fixed[0] if fixed and len(members) == len(fixed) else None
-        found = find_range(known, grid, method, bounds)
+        function = transfer_of(nodes[members[0]], ends) if len(members) == 1 else None
+        found = find_range(known, grid, method, bounds, function)
         values = quant_params(found.low, found.high, grid)
         for name in members:
             params[name], ranges[name] = values, found

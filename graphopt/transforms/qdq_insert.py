@@ -134,10 +134,10 @@ class Inserter:
 
     def _input_scale(self, unit: Unit) -> float:
         source = unit.node.inputs[unit.rule.inputs[0]]
-        scale = constant_value(source.inputs[0].inputs[1]) if source.inputs else None
-        if scale is None:
+        if not source.inputs or not source.inputs[0].is_op("DequantizeLinear"):
             return 1.0
-        return float(scale)
+        scale = constant_value(source.inputs[0].inputs[1])
+        return 1.0 if scale is None or scale.size != 1 else float(scale.reshape(()))
 
     def _quantize(self, unit: Unit, weight: Tensor, bias: Array | None, given: float) -> QuantizedWeight:
         value = constant_value(weight)

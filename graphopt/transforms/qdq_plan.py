@@ -8,7 +8,7 @@ Porteous, Seheult 1989): all pair costs are non-negative, so the problem is subm
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -28,12 +28,16 @@ _TEST_WHY = "the profile shows int8 slower than float here, Q/DQ around it inclu
 
 @dataclass(frozen=True)
 class Plan:
-    """Units on integers, units in float with the reason, and the time of both by the profile in microseconds."""
+    """Units on integers, units in float with the reason, and the time of both by the profile in microseconds.
+
+    ``gains``: microseconds that each integer unit saves, Q/DQ around it not counted, by id of its node.
+    """
 
     integer: tuple[Unit, ...]
     floating: tuple[tuple[Unit, str], ...]
     float_us: float
     planned_us: float
+    gains: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def speedup(self) -> float:
@@ -75,7 +79,8 @@ def make_plan(
     floating = tuple((u, u.why_float or why) for u in units if id(u) not in chosen)
     before = sum(c[0] for c in costs.values())
     after = sum(costs[id(u)][id(u) in chosen] for u in units)
-    return Plan(integer, floating, before, after)
+    gains = {u.node.id: costs[id(u)][0] - costs[id(u)][1] for u in integer}
+    return Plan(integer, floating, before, after, gains)
 
 
 def _float_rule(unit: Unit, target: Target, probes: Mapping[str, Probe]) -> str:

@@ -58,6 +58,12 @@ class Unit:
         return tensor if is_constant(tensor) else None
 
     @property
+    def weight_shape(self) -> tuple[int, ...] | None:
+        """Shape of the constant weight, also where a Constant node holds it."""
+        value = None if self.weight is None else constant_value(self.weight)
+        return None if value is None else tuple(value.shape)
+
+    @property
     def bias(self) -> Tensor | None:
         """The constant bias, an input of the node or of the Add behind it; None when there is none."""
         if self.bias_add is not None:
@@ -74,10 +80,10 @@ class Unit:
 
     def weight_axis(self) -> int | None:
         """The weight's axis of output channels, or None where only one scale fits."""
-        weight = self.weight
-        if weight is None or weight.shape is None:
+        shape = self.weight_shape
+        if shape is None:
             return None
-        rank = len(weight.shape)
+        rank = len(shape)
         match self.rule.axis:
             case "first":
                 return 0
@@ -141,12 +147,12 @@ def _only_consumer(tensor: Tensor, ends: set[int], members: set[int]) -> Node | 
 
 def _bias_position(node: Node, unit: Unit) -> int | None:
     """Where an Add holds a bias for the channels of a MatMul's weight."""
-    weight = unit.weight
-    if not node.is_op("Add") or weight is None or weight.shape is None or len(weight.shape) != 2:
+    shape = unit.weight_shape
+    if not node.is_op("Add") or shape is None or len(shape) != 2:
         return None
     for index, tensor in enumerate(node.inputs):
         value = constant_value(tensor)
-        if value is not None and value.size == weight.shape[1] == value.shape[-1] and value.dtype == "float32":
+        if value is not None and value.ndim and value.size == shape[1] == value.shape[-1] and value.dtype == "float32":
             return index
     return None
 

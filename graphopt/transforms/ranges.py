@@ -7,7 +7,7 @@ operations a candidate, so a whole grid of ranges is compared at once. Zeros are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -21,6 +21,9 @@ Method: TypeAlias = Literal["auto", "minmax", "percentile", "mse", "entropy"]
 
 _PERCENTILES = (0.99999, 0.9999, 0.999)
 _SHRINKS = np.concatenate([np.linspace(1.0, 0.3, 57), np.geomspace(0.28, 0.01, 16)])
+CLIPPING_WEIGHT = 20.0
+"""Clipping errors of neighbours have one sign and add up where rounding errors cancel; they count for more."""
+
 _ENTROPY_LEVELS = 128
 _SMALLEST_SCALE = 1e-30
 
@@ -54,10 +57,17 @@ class QuantParams:
         return (self.type.high - self.zero_point) * self.scale
 
 
-class Spectrum:
-    """The values of one or more tensors: sorted distinct bin centres and how many values lie there."""
+Function: TypeAlias = Callable[[Array], list[Array]]
 
-    def __init__(self, histograms: Sequence[HistogramAccumulator]) -> None:
+
+class Spectrum:
+    """The values of one or more tensors: sorted distinct bin centres and how many values lie there.
+
+    With ``function``, errors are those of what it makes of the values (several results add up): a rounding error
+    counts as much as the function is steep there.
+    """
+
+    def __init__(self, histograms: Sequence[HistogramAccumulator], function: Function | None = None) -> None:
         values = np.concatenate([h.centres for h in histograms])
         counts = np.concatenate([h.counts for h in histograms]).astype(np.float64)
         self.low = min(0.0, min(h.minimum for h in histograms))
@@ -67,25 +77,34 @@ class Spectrum:
         self.values = np.clip(values[kept], self.low, self.high)
         self.counts = counts[kept]
         self.total = float(sum(h.total for h in histograms)) or 1.0
-        powers = self.counts * self.values ** np.arange(3)[:, None] if len(kept) else np.zeros((3, 0))
-        self._sums = np.concatenate([np.zeros((3, 1)), np.cumsum(powers, axis=1)], axis=1)
+        self._count = _summed(self.counts)
+        self._function: Function = function or (lambda v: [v])
+        self._results = self._function(self.values) if len(kept) > 1 else [self.values]
+        if len(kept) <= 1:
+            self._function = lambda v: [v]
+        self._slope = _summed(self.counts * sum(_slope(r, self.values) for r in self._results))
+        self._first = [_summed(self.counts * r) for r in self._results]
+        self._second = [_summed(self.counts * r**2) for r in self._results]
 
     def errors(self, low: Array, high: Array, levels: int) -> Array:
         """Mean squared error of the ranges (low[i], high[i]) with that many steps."""
         step = (high - low) / levels
         a = np.searchsorted(self.values, low)
         b = np.searchsorted(self.values, high, side="right")
-        n, s, q = self._sums
-        below = q[a] - 2 * low * s[a] + low**2 * n[a]
-        above = (q[-1] - q[b]) - 2 * high * (s[-1] - s[b]) + high**2 * (n[-1] - n[b])
-        inside = (n[b] - n[a]) * step**2 / 12
-        return np.asarray((np.maximum(below, 0) + np.maximum(above, 0) + inside) / self.total)
+        error = (self._slope[b] - self._slope[a]) * step**2 / 12
+        n = self._count
+        edges = zip(self._function(low), self._function(high), self._first, self._second, strict=True)
+        for at_low, at_high, s, q in edges:
+            error = error + CLIPPING_WEIGHT * np.maximum(q[a] - 2 * at_low * s[a] + at_low**2 * n[a], 0)
+            outside = (q[-1] - q[b]) - 2 * at_high * (s[-1] - s[b]) + at_high**2 * (n[-1] - n[b])
+            error = error + CLIPPING_WEIGHT * np.maximum(outside, 0)
+        return np.asarray(error / self.total)
 
     def percentile(self, share: float) -> tuple[float, float]:
         """Range that leaves out ``1 - share`` of the values on either side."""
         if not len(self.values):
             return self.low, self.high
-        reached = self._sums[0][1:] / self.total
+        reached = self._count[1:] / self.total
         cut = (1 - share) / 2
         low = self.values[np.searchsorted(reached, cut)] if self.low < 0 else 0.0
         zeros = 1.0 - reached[-1]
@@ -94,18 +113,31 @@ class Spectrum:
         return min(0.0, float(low)), max(0.0, float(high))
 
 
+def _summed(values: Array) -> Array:
+    return np.concatenate([[0.0], np.cumsum(values)])
+
+
+def _slope(results: Array, values: Array) -> Array:
+    """Squared steepness, at least a thousandth so that no range is free."""
+    if len(values) < 2 or results is values:
+        return np.ones(len(values))
+    return np.maximum(np.gradient(results, values) ** 2, 1e-3)
+
+
 def find_range(
     histograms: Sequence[HistogramAccumulator],
     grid: Grid,
     method: Method = "auto",
     limits: tuple[float, float] | None = None,
+    function: Function | None = None,
 ) -> Range:
     """The range for tensors that share a grid.
 
     ``auto`` takes the candidate (min-max, percentiles, entropy, and a search over ranges) with the least mean
-    squared error; ``limits`` is the range that the operator itself fixes (Sigmoid: 0 to 1).
+    squared error; ``limits`` is the range that the operator itself fixes (Sigmoid: 0 to 1); ``function`` is what
+    the only readers of the tensor do with it.
     """
-    spectrum = Spectrum(histograms)
+    spectrum = Spectrum(histograms, function)
     levels = grid.int_type.levels - (1 if grid.symmetric and grid.int_type.low < 0 else 0)
     if limits is not None:
         return _judged(spectrum, *limits, "fixed", levels, grid)
