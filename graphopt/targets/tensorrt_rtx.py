@@ -161,6 +161,9 @@ def _readable(text: str, names: Mapping[str, str]) -> str:
     text = re.sub(r"\[\S+\.cpp::\S+\]\s*", "", text)
     text = re.sub(r"\(?[^()]*\bError Code 1: Cuda Runtime.*$", "", text, flags=re.DOTALL)
     text = re.sub(r"^Invalid Node - \S+\s+", "", text)
+    text = re.sub(r"^ITensor::\w+: Error Code \d+: ", "", text)
+    text = re.sub(r"\s+In \w+ at \S+?:\d+\)?\s*\)?\s*$", ")", text.rstrip())
     text = re.sub(r"^.*?Assertion failed: ", "", text) if "Assertion failed: " in text else text
     text = " ".join(text.split())
+    text = "not supported" if text == "false" else text
     return text if len(text) <= 400 else text[:397] + "..."

@@ -15,6 +15,7 @@ import numpy as np
 from graphopt.graph import Graph
 from graphopt.ir import Array, Node, Tensor, constant_value
 from graphopt.model import Model
+from graphopt.results import Remark
 from graphopt.targets.base import Target
 from graphopt.targets.checks.base import (
     DEQUANTIZE,
@@ -22,10 +23,11 @@ from graphopt.targets.checks.base import (
     QUANTIZE,
     Quantizer,
     View,
+    name_of,
     read_quantizer,
 )
 from graphopt.targets.qoperators import CONVERTIBLE, convertible, has_output_scale
-from graphopt.transforms.legalize_regions import make_signed
+from graphopt.transforms.legalize_regions import make_signed, set_zero_point
 from graphopt.transforms.legalize_stamps import lower_stamps
 
 
@@ -153,8 +155,7 @@ def explicit_zero_points(job: Job) -> None:
             continue
         if job.do(q.node, "explicit-zero-point", f"the missing zero point is now 0 of type {kind}"):
             zero = graph.new_constant(f"{q.node.name}_zero_point", np.zeros(q.scale.shape, kind))
-            del q.node.inputs[2:]
-            q.node.inputs.append(zero)
+            set_zero_point(q.node, zero)
 
 
 def scalar_scales(job: Job) -> None:
@@ -242,3 +243,36 @@ def dequantize(data: Array, q: Quantizer) -> Array | None:
     zero = q.zero.reshape(shape) if q.zero.size > 1 else q.zero.reshape(())
     wide = data.astype(np.int64) - zero.astype(np.int64)
     return (wide.astype(q.scale.dtype) * scale).astype(q.scale.dtype)
+
+
+class Notes:
+    """A listener that allows every fix and keeps what it hears as remarks."""
+
+    def __init__(self) -> None:
+        self._remarks: dict[Remark, None] = {}
+
+    @property
+    def remarks(self) -> tuple[Remark, ...]:
+        """What was heard, without repeats."""
+        return tuple(self._remarks)
+
+    def allow(self, where: Node | Tensor | str | None, rewrite: str = "") -> bool:
+        """Allow it."""
+        return True
+
+    def did(self, where: Node | Tensor | str | None, message: str) -> None:
+        """Keep what was done."""
+        self._remarks[Remark("did", "legalize", _label(where), message)] = None
+
+    def skipped(self, where: Node | Tensor | str | None, reason: str) -> None:
+        """Keep what was not done."""
+        self._remarks[Remark("skipped", "legalize", _label(where), reason)] = None
+
+    def count(self, statistic: str, amount: float = 1) -> None:
+        """Counts are not kept; the remarks say the same."""
+
+
+def _label(where: Node | Tensor | str | None) -> str:
+    if where is None or isinstance(where, str):
+        return where or ""
+    return name_of(where) if isinstance(where, Node) else where.name

@@ -2,6 +2,9 @@
 
 Integer tensors form regions: from a QuantizeLinear (or a constant) through operators that only move values to the
 DequantizeLinear nodes that read them. A region changes as a whole or not at all.
+
+A range that starts at 0 also cuts off what is negative; exporters leave out the Relu in front of it. The symmetric
+range does not, so the Relu is put back.
 """
 
 from __future__ import annotations
@@ -37,6 +40,19 @@ _MOVERS = {
     "Concat": None,
 }
 """Operators that move values, and how many of their inputs are data (None: all)."""
+_NONNEGATIVE = frozenset(
+    {"Relu", "Sigmoid", "Softmax", "Abs", "Exp", "HardSigmoid", "Softplus", "Sqrt", "ReduceL1", "ReduceL2", "Shape"}
+)
+_KEEPS_SIGN = {
+    **_MOVERS,
+    "AveragePool": 1,
+    "GlobalAveragePool": 1,
+    "GlobalMaxPool": 1,
+    "Add": 2,
+    QUANTIZE: 1,
+    DEQUANTIZE: 1,
+}
+_DEPTH = 12
 _SHIFT = 128
 _TOP = 127
 
@@ -145,8 +161,46 @@ def _symmetric(job: Job, graph: Graph, region: Region, where: Node) -> None:
     if job.do(where, "symmetric-range", message):
         for q in region.quantizers:
             assert q.zero is not None
+            if q.node.op == QUANTIZE:
+                _keep_clipping(job, graph, q)
             _set_params(graph, q, scale, np.zeros(q.zero.shape, np.int8))
         _retype(region)
+
+
+def _keep_clipping(job: Job, graph: Graph, q: Quantizer) -> None:
+    """Put a Relu (or a Clip at 0) in front of a Q whose range has one sign only, unless its input has that sign."""
+    assert q.zero is not None
+    low, high = (0, 255) if q.type == np.uint8 else (-128, 127)
+    zero, source = int(q.zero.reshape(-1)[0]), q.node.inputs[0]
+    if zero == low and not nonnegative(source):
+        made = graph.add_node("Relu", [source], name=f"{q.node.name}_Relu")
+    elif zero == high:
+        kind = np.float32 if q.scale is None else q.scale.dtype
+        made = graph.add_node("Clip", [source, None, graph.new_constant(f"{q.node.name}_max", np.zeros((), kind))])
+    else:
+        return
+    if isinstance(source, Variable):
+        made.outputs[0].dtype, made.outputs[0].shape = source.dtype, source.shape
+    q.node.inputs[0] = made.outputs[0]
+    job.listener.did(q.node, f"a {made.op} is in front of it now; its one-sided range did the same")
+
+
+def nonnegative(tensor: Tensor, depth: int = _DEPTH) -> bool:
+    """Whether no value of a tensor can be below 0, as far as a few operators back tell. NaN counts as fine."""
+    value = constant_value(tensor)
+    if value is not None:
+        return bool(np.all(value >= 0))
+    if not tensor.inputs or not depth:
+        return False
+    node = tensor.inputs[0]
+    if node.domain:
+        return False
+    if node.op in _NONNEGATIVE:
+        return True
+    if node.op == "Clip":
+        low = constant_value(node.inputs[1]) if len(node.inputs) > 1 and not node.inputs[1].is_empty() else None
+        return low is not None and bool(np.all(low >= 0))
+    return node.op in _KEEPS_SIGN and all(nonnegative(t, depth - 1) for t in node.inputs[: _KEEPS_SIGN[node.op]])
 
 
 def _symmetric_scale(scale: Array, zero: Array, unsigned: bool) -> tuple[Array, float]:
@@ -163,6 +217,14 @@ def _set_params(graph: Graph, q: Quantizer, scale: Array | None, zero: Array) ->
         node.inputs[1] = graph.new_constant(f"{node.inputs[1].name}_symmetric", scale)
     node.inputs[2] = graph.new_constant(f"{node.inputs[2].name}_int8", zero)
     node.attrs.pop("output_dtype", None)
+
+
+def set_zero_point(node: Node, zero: Tensor) -> None:
+    """Give a Q or DQ node another zero point, or its first."""
+    if len(node.inputs) > 2:
+        node.inputs[2] = zero
+    else:
+        node.inputs.append(zero)
 
 
 def _retype(region: Region) -> None:
@@ -191,7 +253,7 @@ def _weight(job: Job, graph: Graph, q: Quantizer) -> None:
     if done:
         q.node.inputs[0] = graph.new_constant(f"{q.node.inputs[0].name}_int8", stored)
         new_zero = graph.new_constant(f"{q.node.name}_zero_point_int8", np.zeros(zero.shape, np.int8))
-        q.node.inputs[2:] = [new_zero]
+        set_zero_point(q.node, new_zero)
         if scale is not None:
             q.node.inputs[1] = graph.new_constant(f"{q.node.inputs[1].name}_symmetric", scale)
 

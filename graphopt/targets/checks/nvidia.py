@@ -20,6 +20,7 @@ _TYPES = {
     "FP8": "float8",
     "Int4": "int4",
 }
+_PLAIN_NO = "not supported"
 _POINTWISE = "kgen"
 _NO_INT8 = {"sm75": "this builder has no int8 kernels for sm75"}
 
@@ -76,7 +77,7 @@ def _merge(problems: Sequence[Problem], found: Inspection) -> tuple[Problem, ...
         if found.parsed and problem.rule in _PARSER_DECIDES and problem.severity == "error":
             message = f"{problem.message}; but NVIDIA's parser {found.version} takes it"
             problem = replace(problem, severity="note", message=message)
-        elif problem.node in texts and problem.severity == "error":
+        elif problem.severity == "error" and texts.get(problem.node, _PLAIN_NO) != _PLAIN_NO:
             problem = replace(problem, message=f"{problem.message} (NVIDIA's parser: {texts[problem.node]})")
         merged.append(problem)
     named = {p.node for p in merged if p.severity == "error"}

@@ -46,11 +46,11 @@ def compile_openvino(model: Model) -> tuple[list[Problem], EngineReport | None, 
         precision = str(info["runtimePrecision"].astype(str))
         origin = str(info["originalLayersNames"].astype(str)) if "originalLayersNames" in info else ""
         for name in (*origin.split(","), kernel.get_friendly_name()):
-            precisions[name.split("/")[0]] = (precision, kind)
+            precisions[name] = precisions[name.split("/")[0]] = (precision, kind)
     layers = []
     for node in nodes:
         if node.op in COMPUTE and not node.domain:
-            precision, kind = precisions.get(node.name, ("", ""))
+            precision, kind = precisions.get(node.name) or precisions.get(node.outputs[0].name, ("", ""))
             shown = {"i8": "int8", "u8": "int8", "f32": "float32"}.get(precision.lower(), precision)
             layers.append(LayerPrecision(names[node.name], node.op, node.name in quantized, shown, kind))
     return [], EngineReport(label, True, seconds, layers=tuple(layers)), label

@@ -115,8 +115,11 @@ def _constant_inputs(view: View) -> Iterator[Finding]:
 
 def _tensor_types(view: View) -> Iterator[Finding]:
     graph = view.model.graph
-    for tensor in (*graph.inputs, *graph.outputs, *(c for g in graph.graphs() for c in g.initializers)):
+    constants = [c for g in graph.graphs() for c in g.initializers]
+    for tensor in (*graph.inputs, *graph.outputs, *constants):
         kind = tensor.dtype
+        if tensor.outputs and all(n.op in (QUANTIZE, DEQUANTIZE) for n in tensor.outputs):
+            continue
         if kind is not None and kind.name in _REFUSED_TYPES:
             name = "string" if kind.name == "object" else kind.name
             yield Finding(None, f"tensor {tensor.name!r} is {name}, which TensorRT does not have")

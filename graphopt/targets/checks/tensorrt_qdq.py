@@ -36,7 +36,7 @@ _HALF_UINT8 = 128
 def _zero_points(view: View) -> Iterator[Finding]:
     """A zero point that is not 0, on an activation or a weight."""
     for q in quantizers(view):
-        if q.zero is None or not np.any(np.asarray(q.zero, np.float32)):
+        if q.zero is None or q.zero.dtype not in (np.uint8, np.int8) or not np.any(q.zero):
             continue
         value = int(np.asarray(q.zero).reshape(-1)[0])
         if q.type == np.uint8 and np.all(q.zero == _HALF_UINT8):

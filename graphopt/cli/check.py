@@ -1,0 +1,131 @@
+"""``graphopt check MODEL --target T``: will it run there, as what, and what to do where it will not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from graphopt.cli import arguments as args
+
+if TYPE_CHECKING:
+    from graphopt.cli.feeding import Feeding
+    from graphopt.model import Model
+    from graphopt.results import CheckReport, Comparison
+
+
+def check(
+    model: args.ModelPath,
+    target: args.TargetOption = "ort-cpu",
+    fix: Annotated[bool, typer.Option("--fix", help="Write a copy with the problems fixed that can be.")] = False,
+    out: Annotated[Path | None, typer.Option("-o", "--output", help="Where --fix writes.", show_default=False)] = None,
+    sm: Annotated[
+        list[str] | None,
+        typer.Option("--sm", help="tensorrt: a compute capability to build for: 80, 86, 89, 120.", show_default="86"),
+    ] = None,
+    symmetric: Annotated[
+        bool, typer.Option(help="--fix may widen asymmetric ranges to symmetric ones, with a coarser step.")
+    ] = True,
+    static: Annotated[bool, typer.Option("--static", help="Only the static rules; ask no runtime.")] = False,
+    data: args.DataOption = None,
+    dim: args.DimOption = None,
+    samples: args.SamplesOption = None,
+    preprocess: args.PreprocessOption = None,
+    seed: args.SeedOption = 0,
+    strict: args.StrictOption = False,
+    force: args.ForceOption = False,
+    json: args.JsonOption = False,
+    verbose: args.VerboseOption = 0,
+    quiet: args.QuietOption = False,
+) -> None:
+    """Check whether a model runs on a target and what of it runs on integers. Exit code 6 when it will not run."""
+    from graphopt.cli.feeding import Feeding, model_file
+    from graphopt.errors import UsageError
+    from graphopt.model import load
+    from graphopt.report.checking import fix_table, show_check
+    from graphopt.report.terminal import comparison_table
+    from graphopt.targets import get_target
+    from graphopt.targets.checks import CheckConfig, check_model
+    from graphopt.transforms.legalize import Notes, legalize_model
+
+    if fix and out is None:
+        raise UsageError("--fix needs -o: where to write the fixed model")
+    if out is not None and not fix:
+        raise UsageError("-o is only for --fix; a check writes nothing")
+    if out is not None and out.exists() and not force:
+        raise UsageError(f"{str(out)!r} exists; --force overwrites it")
+    output = args.output(json, verbose, quiet)
+    chosen = get_target(target)
+    dims = args.parse_dims(dim)
+    config = CheckConfig(dims, capabilities(sm), not static)
+    loaded = load(model_file(model))
+    report = check_model(loaded, chosen, config)
+    output.show(*show_check(report, bool(verbose)))
+    if not fix or out is None:
+        output.json({"model": model.name, "report": report})
+        end(report, strict)
+        return
+    fixed, notes = loaded.clone(), Notes()
+    legalize_model(fixed, chosen, notes, symmetric)
+    after = replace(check_model(fixed, chosen, config), fixed=notes.remarks)
+    comparison = compared(loaded, fixed, Feeding(data, dims, None, samples, preprocess, seed), output.say)
+    fixed.save(out, force=force)
+    output.show(fix_table(notes.remarks), *show_check(after, bool(verbose)))
+    if comparison is not None:
+        output.show(comparison_table(comparison))
+    output.json({"model": model.name, "before": report, "report": after, "comparison": comparison})
+    output.say(f"wrote {out}")
+    end(after, strict)
+
+
+def capabilities(texts: list[str] | None) -> tuple[str, ...]:
+    """``86``, ``8.6`` or ``sm86`` as ``sm86``.
+
+    Raises:
+        UsageError: the builder has no such capability.
+    """
+    from graphopt.errors import UsageError
+    from graphopt.targets.tensorrt_rtx import CAPABILITIES, DEFAULT_CAPABILITY
+
+    found = []
+    for text in texts or (DEFAULT_CAPABILITY,):
+        name = "sm" + text.lower().removeprefix("sm").replace(".", "").removeprefix("_")
+        if name not in CAPABILITIES:
+            raise UsageError(f"--sm {text}: the builder has {', '.join(c[2:] for c in CAPABILITIES)}")
+        found.append(name)
+    return tuple(dict.fromkeys(found))
+
+
+def compared(before: Model, after: Model, feeding: Feeding, say: Callable[[str], None]) -> Comparison | None:
+    """How far the fixed model's outputs are from the original's, optimizations off; None when one does not run."""
+    from graphopt.errors import GraphoptError
+    from graphopt.runtime.compare import compare
+    from graphopt.runtime.session import Session, SessionConfig
+
+    config = SessionConfig(optimize="off")
+    try:
+        first = Session(before.serialize(), config, name="the original")
+        second = Session(after.serialize(), config, role="result", name="the fixed model")
+        return compare(first, second, feeding.open(first.interface, 4))
+    except GraphoptError as error:
+        say(f"outputs not compared: {error}")
+        return None
+
+
+def end(report: CheckReport, strict: bool) -> None:
+    """Raise when the model will not run, or, with ``strict``, when anything else is wrong or could not be checked."""
+    from graphopt.errors import UnsupportedError
+
+    if not report.runs:
+        first = report.errors[0]
+        where = f" at {first.node}" if first.node else ""
+        more = f" and {len(report.errors) - 1} more errors" if len(report.errors) > 1 else ""
+        raise UnsupportedError(f"it will not run on {report.target}:{where} {first.message}{more}")
+    if strict and (report.warnings or report.not_checked):
+        first_text = report.warnings[0].message if report.warnings else report.not_checked[0]
+        raise UnsupportedError(
+            f"--strict: {len(report.warnings)} warnings, {len(report.not_checked)} things not checked: {first_text}"
+        )
