@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
-from graphopt.analysis.cost import NodeCost, node_costs
+from graphopt.analysis.node_cost import NodeCost, node_costs
 from graphopt.ir import Tensor
 from graphopt.model import Model
 

@@ -1,0 +1,119 @@
+"""What each node costs: multiply-accumulates, parameters, bytes read and written.
+
+MACs are counted for the operators that have weights, and for matrix products of two activations; everything else
+counts as 0 MACs but not as 0 bytes (source of the convention: one MAC per kernel tap, output element and input channel).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+
+from graphopt.analysis.shapes import Facts, interpret
+from graphopt.ir import Node, Tensor, Variable, is_constant
+from graphopt.model import Model
+
+
+@dataclass(frozen=True)
+class NodeCost:
+    """Cost of one run of one node. ``known`` is false when a shape is missing; the figures are then 0."""
+
+    node: str
+    op: str
+    macs: int
+    parameters: int
+    bytes_read: int
+    bytes_written: int
+    known: bool = True
+
+    @property
+    def intensity(self) -> float:
+        """MACs per byte moved: low means bound by memory."""
+        moved = self.bytes_read + self.bytes_written
+        return self.macs / moved if moved else 0.0
+
+
+def node_costs(model: Model, dims: Mapping[str, int] | None = None) -> tuple[NodeCost, ...]:
+    """The cost of every node of the main graph. Symbolic dims without a value count as 1."""
+    facts = interpret(model.graph, {**_ones(model), **(dims or {})})
+    return tuple(_cost(node, facts) for node in model.graph.nodes if not node.is_op("Constant"))
+
+
+def total_macs(model: Model, dims: Mapping[str, int] | None = None) -> int | None:
+    """MACs of one run; None when the shapes of a node that multiplies are not known."""
+    costs = node_costs(model, dims)
+    if any(not c.known for c in costs):
+        return None
+    return sum(c.macs for c in costs)
+
+
+def _ones(model: Model) -> dict[str, int]:
+    """One for each symbolic dim of the inputs: costs are per sample."""
+    shapes = [t.shape for t in model.graph.inputs if isinstance(t, Variable) and t.shape is not None]
+    return {d: 1 for shape in shapes for d in shape if isinstance(d, str)}
+
+
+def _cost(node: Node, facts: Facts) -> NodeCost:
+    count = _MACS.get(node.op)
+    macs = count(node, facts) if count is not None else 0
+    weights = [t for t in node.inputs if is_constant(t)]
+    name = node.name or node.outputs[0].name
+    return NodeCost(
+        node=name,
+        op=node.op,
+        macs=macs or 0,
+        parameters=sum(prod(facts.shape(t) or (0,)) for t in weights),
+        bytes_read=sum(_bytes(t, facts) for t in node.inputs),
+        bytes_written=sum(_bytes(t, facts) for t in node.outputs),
+        known=macs is not None,
+    )
+
+
+def _bytes(tensor: Tensor, facts: Facts) -> int:
+    shape = None if tensor.is_empty() else facts.shape(tensor)
+    dtype = tensor.dtype or facts[tensor].dtype
+    return 0 if shape is None or dtype is None else prod(shape) * dtype.itemsize
+
+
+def _conv(node: Node, facts: Facts) -> int | None:
+    weight, out = facts.shape(node.inputs[_WEIGHT.get(node.op, 1)]), facts.shape(node.outputs[0])
+    return None if weight is None or out is None else prod(out) * prod(weight[1:])
+
+
+def _conv_transpose(node: Node, facts: Facts) -> int | None:
+    weight, data = facts.shape(node.inputs[1]), facts.shape(node.inputs[0])
+    return None if weight is None or data is None else prod(data) * prod(weight[1:])
+
+
+def _matmul(node: Node, facts: Facts) -> int | None:
+    left, out = facts.shape(node.inputs[0]), facts.shape(node.outputs[0])
+    return None if not left or out is None else prod(out) * left[-1]
+
+
+def _gemm(node: Node, facts: Facts) -> int | None:
+    left, out = facts.shape(node.inputs[0]), facts.shape(node.outputs[0])
+    return None if left is None or out is None else prod(out) * left[0 if node.attrs.get("transA", 0) else 1]
+
+
+def _recurrent(node: Node, facts: Facts) -> int | None:
+    data, weight, recurrence = (facts.shape(t) for t in node.inputs[:3])
+    if data is None or weight is None or recurrence is None:
+        return None
+    return data[0] * data[1] * (prod(weight) + prod(recurrence))
+
+
+_WEIGHT = {"QLinearConv": 3}
+_MACS: Mapping[str, Callable[[Node, Facts], int | None]] = {
+    "Conv": _conv,
+    "ConvInteger": _conv,
+    "QLinearConv": _conv,
+    "FusedConv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "MatMul": _matmul,
+    "MatMulInteger": _matmul,
+    "Gemm": _gemm,
+    "LSTM": _recurrent,
+    "GRU": _recurrent,
+    "RNN": _recurrent,
+}

@@ -1,0 +1,182 @@
+"""The ``clip`` pass: small weights to zero, outliers saturated."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from graphopt.analysis.layers import weighted_nodes
+from graphopt.errors import UsageError
+from graphopt.graph import Graph
+from graphopt.ir import Array, Node, Tensor, constant_value
+from graphopt.model import Model
+from graphopt.pipeline.context import Context
+from graphopt.pipeline.options import Options, option
+from graphopt.pipeline.passes import Guarantee, Pass
+from graphopt.pipeline.values import Pattern
+
+_PERCENTILE = re.compile(r"p(\d+(?:\.\d+)?)")
+_SIGMAS = re.compile(r"(\d+(?:\.\d+)?)sigma")
+_INT8_LEVELS = 127
+_SHRINKS = np.linspace(1.0, 0.2, 81)
+
+Limit: TypeAlias = Callable[[Array], float]
+
+
+class ClipOptions(Options):
+    """Options of ``clip``. At least one of ``below`` and ``above`` says what to do."""
+
+    below: str | None = option(None, "Weights under this magnitude become 0: a number, or a percentile such as p50.")
+    above: str | None = option(
+        None, "Magnitudes over this are saturated: a number, a percentile (p99.9), k-sigma (4sigma), or mse."
+    )
+    relative: bool = option(False, "Numbers are shares of the largest magnitude of the tensor (or channel).")
+    per: Literal["tensor", "channel"] = option("tensor", "Thresholds of each weight, or of each output channel.")
+    include: tuple[Pattern, ...] = option((), "Only weights that one of these nodes reads.")
+    exclude: tuple[Pattern, ...] = option((), "No weight that one of these nodes reads.")
+
+
+class Clip(Pass[ClipOptions]):
+    """Clips the weights of convolutions, matrix products and recurrent layers.
+
+    ``below=T`` sets weights with magnitude under T to zero (Han et al. 2015: absolute; or relative to the largest
+    magnitude, or a percentile of the magnitudes). ``above`` saturates outliers at a value, a percentile of the
+    magnitudes, a number of standard deviations, or (``mse``) where symmetric int8 quantization makes the smallest
+    squared error. The shapes stay; ``prune:mode=exact`` afterwards removes what became all zero.
+    """
+
+    guarantee = "lossy"
+    requires = frozenset({"float"})
+
+    def effective_guarantee(self) -> Guarantee:
+        """Exact when there is nothing to do."""
+        return "lossy" if self.options.below or self.options.above else "exact"
+
+    def run(self, model: Model, ctx: Context) -> None:
+        """See the class."""
+        options = self.options
+        if options.below is None and options.above is None:
+            raise UsageError("clip: give below= (small weights to zero), above= (outliers), or both")
+        low = None if options.below is None else _limit(options.below, options.relative, "below")
+        high = None if options.above is None else _limit(options.above, options.relative, "above")
+        total = zeros = 0
+        for node, weight, axis in self._weights(model.graph, ctx):
+            before = constant_value(weight)
+            if before is None or not ctx.allow(node, "clip"):
+                continue
+            after = clipped(before, low, high, axis if options.per == "channel" else None)
+            total += after.size
+            zeros += int((after == 0).sum())
+            if np.array_equal(before, after):
+                continue
+            model.graph.set_weight(weight, after)
+            ctx.count("weights changed", int((before != after).sum()))
+            ctx.did(node, _words(before, after))
+        if total:
+            ctx.count("sparsity", zeros / total)
+
+    def _weights(self, graph: Graph, ctx: Context) -> Iterator[tuple[Node, Tensor, int]]:
+        """Float weights that the options pick, once each, with the axis of their output channels."""
+        seen: set[int] = set()
+        for node, weight in weighted_nodes(graph):
+            value = constant_value(weight)
+            if weight.id in seen or value is None or value.dtype.kind != "f" or value.ndim < 2:
+                continue
+            seen.add(weight.id)
+            users = list(weight.outputs)
+            picked = not self.options.include or any(p.matches(n) for p in self.options.include for n in users)
+            if picked and not any(p.matches(n) for p in self.options.exclude for n in users):
+                yield node, weight, output_axis(node, value.ndim)
+            else:
+                ctx.skipped(node, "not picked by include and exclude")
+
+
+def clipped(weights: Array, low: Limit | None, high: Limit | None, axis: int | None) -> Array:
+    """The weights with small magnitudes zeroed and large ones saturated; thresholds along ``axis``, or one for all.
+
+    A new array of the same shape and dtype. ``high`` is found on the weights as they were.
+    """
+    if axis is None:
+        return _clip_part(weights, low, high)
+    moved = np.moveaxis(weights, axis, 0)
+    parts = np.stack([_clip_part(part, low, high) for part in moved])
+    return np.ascontiguousarray(np.moveaxis(parts, 0, axis))
+
+
+def output_axis(node: Node, rank: int) -> int:
+    """Axis of the output channels in a node's weight."""
+    match node.op:
+        case "ConvTranspose":
+            return 1
+        case "Gemm":
+            return 0 if node.attrs.get("transB", 0) else 1
+        case "MatMul":
+            return rank - 1
+        case "LSTM" | "GRU" | "RNN":
+            return 1
+        case _:
+            return 0
+
+
+def _clip_part(weights: Array, low: Limit | None, high: Limit | None) -> Array:
+    magnitudes = np.abs(weights)
+    result = weights
+    if high is not None:
+        limit = np.asarray(high(magnitudes), weights.dtype)
+        result = np.clip(result, -limit, limit)
+    if low is not None:
+        result = np.where(magnitudes < np.asarray(low(magnitudes), weights.dtype), np.zeros((), weights.dtype), result)
+    return np.array(result, weights.dtype)
+
+
+def _limit(text: str, relative: bool, option_name: str) -> Limit:
+    """How a threshold follows from the magnitudes of a weight.
+
+    Raises:
+        UsageError: the text is none of the forms.
+    """
+    if match := _PERCENTILE.fullmatch(text):
+        share = float(match[1])
+        if share > 100:
+            raise UsageError(f"clip: {option_name}={text}: a percentile is at most p100")
+        return lambda magnitudes: float(np.percentile(magnitudes, share))
+    if option_name == "above" and (match := _SIGMAS.fullmatch(text)):
+        count = float(match[1])
+        return lambda magnitudes: count * float(np.sqrt(np.mean(np.square(magnitudes, dtype=np.float64))))
+    if option_name == "above" and text == "mse":
+        return best_int8_limit
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not (0 <= value < float("inf")):
+        forms = "a number >= 0 or p50" if option_name == "below" else "a number >= 0, p99.9, 4sigma or mse"
+        raise UsageError(f"clip: {option_name}={text!r} is not {forms}")
+    if relative:
+        return lambda magnitudes: value * float(magnitudes.max(initial=0.0))
+    return lambda magnitudes: value
+
+
+def best_int8_limit(magnitudes: Array) -> float:
+    """The largest magnitude that symmetric int8 should represent: the squared error of rounding is smallest there."""
+    top = float(magnitudes.max(initial=0.0))
+    if top == 0:
+        return 0.0
+    values = magnitudes.astype(np.float64)
+    errors = []
+    for shrink in _SHRINKS:
+        step = top * shrink / _INT8_LEVELS
+        errors.append(float(np.square(values - np.minimum(np.round(values / step), _INT8_LEVELS) * step).sum()))
+    return top * float(_SHRINKS[int(np.argmin(errors))])
+
+
+def _words(before: Array, after: Array) -> str:
+    scale = float(np.linalg.norm(before.astype(np.float64))) or 1.0
+    error = float(np.linalg.norm(before.astype(np.float64) - after.astype(np.float64))) / scale
+    zeroed = int(((after == 0) & (before != 0)).sum())
+    moved = int((before != after).sum()) - zeroed
+    sparsity = float((after == 0).mean())
+    return f"{zeroed} weights zeroed, {moved} saturated; sparsity {sparsity:.1%}, relative L2 error {error:.3g}"

@@ -1,0 +1,95 @@
+"""Known answers of weight clipping."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from graphopt import load
+from graphopt.errors import UsageError
+from graphopt.ir import constant_value
+from graphopt.passes.clip import Clip, best_int8_limit
+from graphopt.pipeline.manager import PassManager
+from graphopt.pipeline.pipeline import Pipeline
+from graphopt.pipeline.registry import Registry
+
+WEIGHT = np.array([[0.05, -0.2, 3.0], [0.01, 0.5, -1.0]], np.float32)
+
+
+def model(constant_node: bool = False):
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[N,2] x) => (float[N,3] y) { y = MatMul(x, w) }'
+    proto = onnx.parser.parse_model(text)
+    tensor = onnx.numpy_helper.from_array(WEIGHT, "w")
+    if constant_node:
+        proto.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["w"], value=tensor))
+    else:
+        proto.graph.initializer.append(tensor)
+    return load(proto)
+
+
+def clip(target=None, **options):
+    target = target or model()
+    done = PassManager(Registry()).run(target, Pipeline((Clip(**options),)))
+    node = next(n for n in target.graph.nodes if n.op == "MatMul")
+    return constant_value(node.inputs[1]), done
+
+
+def test_below_zeroes_small_magnitudes():
+    value, done = clip(below="0.3")
+    assert value.tolist() == [[0, 0, 3.0], [0, 0.5, -1.0]]
+    assert done.passes[0].statistics == {"weights changed": 3, "sparsity": 0.5}
+
+
+def test_below_relative_to_the_largest():
+    assert clip(below="0.1", relative=True)[0].tolist() == [[0, 0, 3.0], [0, 0.5, -1.0]]
+
+
+def test_below_percentile():
+    value, _ = clip(below="p50")
+    assert (value == 0).sum() == 3
+
+
+def test_above_saturates_both_signs():
+    value, _ = clip(above="0.75")
+    assert np.allclose(value, [[0.05, -0.2, 0.75], [0.01, 0.5, -0.75]])
+
+
+def test_above_percentile_and_sigma():
+    assert clip(above="p100")[0].max() == 3.0
+    sigma = float(np.sqrt(np.mean(np.square(WEIGHT, dtype=np.float64))))
+    assert np.isclose(clip(above="1sigma")[0].max(), sigma)
+
+
+def test_per_channel_thresholds():
+    value, _ = clip(below="0.5", relative=True, per="channel")
+    assert value.tolist() == [[np.float32(0.05), 0, 3.0], [0, 0.5, 0]]
+
+
+def test_both_at_once():
+    assert np.allclose(clip(below="0.1", above="1.0")[0], [[0, -0.2, 1.0], [0, 0.5, -1.0]])
+
+
+def test_weights_in_constant_nodes():
+    value, _ = clip(model(constant_node=True), below="0.3")
+    assert value.tolist() == [[0, 0, 3.0], [0, 0.5, -1.0]]
+
+
+def test_exclude_by_operator():
+    value, done = clip(below="0.3", exclude=("op=MatMul",))
+    assert value.tolist() == WEIGHT.tolist()
+    assert not done.passes[0].changed
+
+
+def test_best_limit_balances_a_lone_outlier_against_rounding():
+    count, outlier = 100_000, 40.0
+    bulk = np.abs(np.random.default_rng(0).standard_normal(count)).astype(np.float32)
+    slope = count / (127**2 * 12)
+    assert best_int8_limit(np.append(bulk, np.float32(outlier))) == pytest.approx(outlier / (1 + slope), rel=0.03)
+    assert best_int8_limit(np.zeros(3, np.float32)) == 0.0
+
+
+@pytest.mark.parametrize("options", [{}, {"below": "x"}, {"below": "-1"}, {"above": "p101"}, {"below": "3sigma"}])
+def test_wrong_options(options):
+    with pytest.raises(UsageError, match="clip"):
+        clip(**options)
