@@ -16,6 +16,7 @@ class CleanupOptions(Options):
     )
     limit_kb: int = option(1024, "A folded value may be this many kB larger than the constants it replaces.", ge=0)
     growth_kb: int = option(8192, "All folded values of one sweep may grow the file by this many kB.", ge=0)
+    keep_gelu: bool = option(True, "Keep GELUs whole, which runtimes run faster; false leaves fewer nodes.")
 
 
 class Cleanup(Composite[CleanupOptions]):
@@ -43,8 +44,9 @@ class Cleanup(Composite[CleanupOptions]):
                 f"eliminate_identity{kind}",
                 f"merge_consecutive{kind}",
                 "eliminate_common",
+                f"sink_reshape{kind}",
                 f"sink_transpose{kind}",
-                f"fold_batchnorm{kind}",
+                f"fold_batchnorm{kind}:keep_gelu={str(self.options.keep_gelu).lower()}",
                 f"fold_pad{kind}",
                 f"fuse_gemm{kind}",
                 "remove_dead",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from graphopt.ir import Array, Constant, Node, Tensor
 from graphopt.pipeline.cleaning import CleaningPass
+from graphopt.pipeline.options import option
+from graphopt.pipeline.rewrite import RewriteOptions
 from graphopt.transforms.editing import Editor, Rewrite
 from graphopt.transforms.facts import attribute
 from graphopt.transforms.views import VIEWS
@@ -185,7 +188,7 @@ def _changed_bias(layer: Node, bias: Array | None, affine: Affine, channels: int
     return np.broadcast_to(wide * scale + shift, (channels,)).copy()
 
 
-def _fold_before(node: Node, editor: Editor) -> bool:
+def _fold_before(node: Node, editor: Editor, keep_gelu: bool = True) -> bool:
     """layer(x * c) -> layer with weights times c, for one number c."""
     weight = editor.constant(node, 1)
     scaled = editor.private_producer(node.inputs[0], node, "Mul", "Div")
@@ -196,7 +199,7 @@ def _fold_before(node: Node, editor: Editor) -> bool:
         rest = scaled.inputs[1 - index]
         if factor is None or factor.size != 1 or (scaled.op == "Div" and index == 0):
             continue
-        if _ends_gelu(rest, scaled, editor):
+        if keep_gelu and _ends_gelu(rest, scaled, editor):
             editor.gate.skipped(scaled, "the factor stays: runtimes know GELU by it and run it as one operator")
             return False
         if editor.fact(rest).shape is None or editor.fact(rest).shape != editor.fact(node.inputs[0]).shape:
@@ -337,16 +340,27 @@ def _write_batchnorm(node: Node, source: Tensor, scale: Array, shift: Array, edi
     return editor.replace(node.outputs[0], editor.new("BatchNormalization", inputs, node, dict(node.attrs)))
 
 
+KEEPING = Rewrite("scale_before", LAYERS, _fold_before, "equivalent")
+SPLITTING = Rewrite("scale_before", LAYERS, partial(_fold_before, keep_gelu=False), "equivalent")
+
 REWRITES = (
     Rewrite("into_weights", ("BatchNormalization", "Mul", "Div", "Add", "Sub"), _fold, "equivalent"),
-    Rewrite("scale_before", ("Conv", "ConvTranspose", "Gemm", "MatMul"), _fold_before, "equivalent"),
+    KEEPING,
     Rewrite("scale_behind", ("Mul", "Div"), _scale_behind, "equivalent"),
     Rewrite("constants", ("Mul", "Add"), _merge_constants, "equivalent"),
     Rewrite("into_batchnorm", ("BatchNormalization",), _lone_batchnorm, "equivalent"),
 )
 
 
-class FoldBatchnorm(CleaningPass):
+class FoldBatchnormOptions(RewriteOptions):
+    """Options of ``fold_batchnorm``."""
+
+    keep_gelu: bool = option(
+        True, "Leave the factor 0.5 of a GELU where it is: folded, runtimes no longer see a GELU, and get slower."
+    )
+
+
+class FoldBatchnorm(CleaningPass[FoldBatchnormOptions]):
     """Folds BatchNormalization, and Mul, Div, Add, Sub by constants, into Conv, ConvTranspose, Gemm or MatMul.
 
     Legal when the weights are constant and nothing else reads the result. Computed in float64. Two multiplications,
@@ -354,3 +368,8 @@ class FoldBatchnorm(CleaningPass):
     """
 
     rewrites = REWRITES
+
+    def selected(self) -> tuple[Rewrite, ...]:
+        """The rewrites that the options let run."""
+        chosen = super().selected()
+        return chosen if self.options.keep_gelu else tuple(SPLITTING if r is KEEPING else r for r in chosen)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from graphopt.ir import Node, Tensor, is_constant
+from graphopt.ir import Node, Tensor
 from graphopt.pipeline.cleaning import CleaningPass
 from graphopt.transforms.editing import Editor, Rewrite
 from graphopt.transforms.fact_rows import slice_spec
@@ -257,86 +257,6 @@ def _shared_concat(node: Node, editor: Editor) -> bool:
     return True
 
 
-def _reshape_around(node: Node, editor: Editor) -> bool:
-    """View(elementwise region(View(x))) -> the region on x, or on one Reshape of x.
-
-    The region is closed: it reads one view and numbers, and only ``node`` reads its result.
-    """
-    if not is_view(node, editor):
-        return False
-    region = _region(node, editor)
-    if region is None:
-        return False
-    first, members = region
-    source, shape = first.inputs[0], editor.fact(node.outputs[0]).shape
-    if shape is None or not can_reshape(source, shape, editor) or not editor.allow(node):
-        return False
-    start = reshaped(source, shape, first, editor)
-    assert start is not None
-    made = {first.outputs[0]: start}
-    for member in members:
-        inputs = [made.get(t, t) for t in member.inputs]
-        made[member.outputs[0]] = editor.new(member.op, inputs, member, dict(member.attrs))
-    return editor.replace(node.outputs[0], made[node.inputs[0]])
-
-
-def _region(node: Node, editor: Editor) -> tuple[Node, list[Node]] | None:
-    """The view that starts the region, and its elementwise nodes in order."""
-    shape = editor.fact(node.inputs[0]).shape
-    first: Node | None = None
-    found: dict[Node, None] = {}
-    stack = [node.inputs[0]]
-    while stack:
-        tensor = stack.pop()
-        member = editor.producer(tensor, node)
-        if member is None or shape is None or editor.is_end(tensor) or len(found) > MAX_REGION:
-            return None
-        if member.op in ELEMENTWISE and editor.fact(tensor).shape == shape:
-            if member not in found:
-                found[member] = None
-                stack.extend(t for t in member.inputs if not _is_number(t, editor))
-        elif is_view(member, editor) and first in (None, member):
-            first = member
-        else:
-            return None
-    if first is None or not found:
-        return None
-    inside = {*found, node}
-    closed = all(r in inside for m in (first, *found) for r in m.outputs[0].outputs)
-    if not closed or any(len(m.outputs) > 1 for m in found):
-        return None
-    return first, _ordered(found, first)
-
-
-def _ordered(found: dict[Node, None], first: Node) -> list[Node]:
-    """The region's nodes, producers first."""
-    order: list[Node] = []
-    ready = {first.outputs[0]}
-    waiting = list(found)
-    while waiting:
-        rest = []
-        for member in waiting:
-            produced = [t for t in member.inputs if t.inputs and t.inputs[0] in found]
-            if all(t in ready for t in produced):
-                order.append(member)
-                ready.add(member.outputs[0])
-            else:
-                rest.append(member)
-        waiting = rest
-    return order
-
-
-def _is_number(tensor: Tensor, editor: Editor) -> bool:
-    """Whether the tensor is left out, or a constant of one element that adds no dimension."""
-    return tensor.is_empty() or (is_constant(tensor) and editor.fact(tensor).shape in ((), (1,)))
-
-
-MAX_REGION = 32
-ELEMENTWISE = (
-    *("Abs", "Cast", "Ceil", "Clip", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu"),
-    *("Log", "Mish", "Neg", "Not", "Relu", "Sigmoid", "Sign", "Softplus", "Sqrt", "Tanh", "Add", "Mul", "Sub", "Div", "Pow"),
-)
-
 REWRITES = (
     Rewrite("views", (*VIEWS, "Transpose"), _views),
     Rewrite("transposes", ("Transpose",), _transposes),
@@ -350,7 +270,6 @@ REWRITES = (
     Rewrite("reduce_then_view", VIEWS, _reduce_then_view),
     Rewrite("pads", ("Pad",), _pads),
     Rewrite("gather_view", VIEWS, _gather_view),
-    Rewrite("reshape_around", (*VIEWS, "Transpose"), _reshape_around),
 )
 
 

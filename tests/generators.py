@@ -225,7 +225,8 @@ def convolution(d: Draft) -> None:
     weight = np.random.default_rng(out).standard_normal((out, x.shape[1], 1, 1)).astype(np.float32)
     made = d.node("Conv", [x.name, d.const(weight)], (x.shape[0], out, *x.shape[2:]))
     if d.draw(st.booleans()):
-        stats = [d.const(np.abs(np.random.default_rng(k).standard_normal(out)).astype(np.float32) + 0.5) for k in range(4)]
+        rows = np.abs(np.random.default_rng(0).standard_normal((4, out))).astype(np.float32) + np.float32(0.5)
+        stats = [d.const(row) for row in rows]
         d.node("BatchNormalization", [made.name, *stats], made.shape)
 
 

@@ -5,29 +5,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from typing_extensions import TypeVar
+
 from graphopt.model import Model
 from graphopt.pipeline.context import Context
+from graphopt.pipeline.options import Options
 from graphopt.pipeline.passes import Guarantee, Pass, weakest
 from graphopt.pipeline.rewrite import RewriteOptions
 from graphopt.transforms.editing import Editor, Rewrite
 
+CleanOptionsT = TypeVar("CleanOptionsT", bound=RewriteOptions, default=RewriteOptions)
 
-class CleaningPass(Pass[RewriteOptions]):
-    """A pass made of declared rewrites, applied until none applies any more.
+
+class CleaningPass(Pass[CleanOptionsT]):
+    """A pass made of rewrites that need facts (symbolic shapes and values), applied until none applies any more.
 
     Attributes:
         rewrites: the rewrites, tried in this order on each node.
     """
 
+    options_type: ClassVar[type[Options]] = RewriteOptions
     rewrites: ClassVar[Sequence[Rewrite]] = ()
+
+    def selected(self) -> tuple[Rewrite, ...]:
+        """The rewrites that the options let run."""
+        return tuple(r for r in self.rewrites if r.guarantee == "exact" or self.options.guarantee != "exact")
 
     def effective_guarantee(self) -> Guarantee:
         """The weakest guarantee of the rewrites that run."""
-        exact = self.options.guarantee == "exact"
-        return weakest([r.guarantee for r in self.rewrites if r.guarantee == "exact" or not exact])
+        return weakest([r.guarantee for r in self.selected()])
 
     def run(self, model: Model, ctx: Context) -> None:
         """Apply the rewrites and remove what is not needed any more."""
         editor = Editor(model.graph, ctx)
-        editor.run(self.rewrites, exact_only=self.options.guarantee == "exact")
+        editor.run(self.selected())
         editor.finish()

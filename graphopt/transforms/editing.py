@@ -271,7 +271,7 @@ class Editor:
 
     # -- running -------------------------------------------------------------------------------------------------
 
-    def run(self, rewrites: Iterable[Rewrite], exact_only: bool = False) -> int:
+    def run(self, rewrites: Iterable[Rewrite]) -> int:
         """Apply rewrites, in order of the nodes, until none applies any more. Returns how many did.
 
         Nodes are indexed by operator: a rewrite is only tried on nodes of its operators, and again only on nodes
@@ -279,9 +279,8 @@ class Editor:
         """
         by_op: dict[str, list[Rewrite]] = {}
         for rewrite in rewrites:
-            if not exact_only or rewrite.guarantee == "exact":
-                for op in rewrite.ops:
-                    by_op.setdefault(op, []).append(rewrite)
+            for op in rewrite.ops:
+                by_op.setdefault(op, []).append(rewrite)
         before = self.changed
         self._by_op = by_op
         self._queue = deque(n for n in self._owners if n.op in by_op and not n.domain)

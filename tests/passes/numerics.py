@@ -44,7 +44,7 @@ def draw(model: onnx.ModelProto, seed: int, extent: int, special: bool) -> dict[
                 flat = values.reshape(-1)
                 flat[rng.integers(0, flat.size, min(len(SPECIAL), flat.size))] = SPECIAL[: flat.size]
             feeds[info.name] = values.astype(dtype)
-        elif dtype == bool:
+        elif dtype.kind == "b":
             feeds[info.name] = rng.integers(0, 2, shape).astype(bool)
         else:
             feeds[info.name] = rng.integers(-3, 4, shape).astype(dtype)
