@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from graphopt.data.interface import read_interface
+from graphopt.ir import Node
 from graphopt.results import BuiltKernel, EngineReport, LayerPrecision, Problem
-from graphopt.targets.checks.base import COMPUTE, View, dequantized, quantized_layers
+from graphopt.targets.checks.base import COMPUTE, View, dequantized, fixed_source, quantized_layers
 from graphopt.targets.marking import display_names
 from graphopt.targets.tensorrt_rtx import Build, Inspection, Profiles, inspect
 
@@ -93,14 +94,14 @@ def _merge(problems: Sequence[Problem], found: Inspection) -> tuple[Problem, ...
 
 def _engine(view: View, build: Build, problems: Sequence[Problem]) -> EngineReport:
     names = dict(zip((id(n) for n in view.nodes), display_names(view.nodes), strict=True))
-    quantized = {id(n) for n in quantized_layers(view)}
+    quantized = {id(n) for n in (*quantized_layers(view), *quantized_adds(view))}
     said: Mapping[str, str] = {p.node: f"{p.rule}: {p.message}" for p in reversed(problems) if p.severity == "warning"}
     layers = []
     for node in view.nodes if build.built else ():
-        if node.op not in COMPUTE or node.domain:
+        if node.domain or (node.op not in COMPUTE and id(node) not in quantized):
             continue
         kernel = _kernel_of(names[id(node)], build.kernels)
-        precision = "" if kernel is None else kernel_precision(kernel)
+        precision = "" if kernel is None else kernel_precision(kernel, node.op in COMPUTE)
         reason = ""
         if precision != "int8":
             around = [names[id(node)], *(names[id(d)] for d in map(dequantized, node.inputs[:2]) if d is not None)]
@@ -125,9 +126,22 @@ def _kernel_of(name: str, kernels: Sequence[BuiltKernel]) -> BuiltKernel | None:
     return next((k for k in naming if k.kind != _POINTWISE), naming[0] if naming else None)
 
 
-def kernel_precision(kernel: BuiltKernel) -> str:
-    """``int8`` when activation and weight are; ``int8 weights`` when only the weight is; else the type of the input."""
+def quantized_adds(view: View) -> Iterator[Node]:
+    """Additions with a dequantized activation: they should read int8."""
+    for node in view.ops("Add"):
+        if any(d is not None and not fixed_source(d.inputs[0]) for d in map(dequantized, node.inputs)):
+            yield node
+
+
+def kernel_precision(kernel: BuiltKernel, weighted: bool = True) -> str:
+    """In what a kernel computes.
+
+    ``int8`` when activation and weight are (``weighted``), or when it reads int8 at all (an addition);
+    ``int8 weights`` when only the weight is; else the type of the first input.
+    """
     integers = kernel.inputs.count("Int8")
+    if integers and not weighted:
+        return "int8"
     if integers and (integers > 1 or "Int8" in kernel.constants or not kernel.constants):
         return "int8"
     packed = next((t for t in ("Int8", "Int4") if t in kernel.constants or t in kernel.inputs[1:]), "")
