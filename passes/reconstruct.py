@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from graphopt.data.feeds import Dataset
 from graphopt.model import Model
 from graphopt.pipeline.context import Context
 from graphopt.pipeline.options import Options, option
@@ -20,6 +21,7 @@ class ReconstructOptions(Options):
     method: Literal["least-squares", "match"] = option(
         "least-squares", "match: only mean and standard deviation of each channel, as BatchNorm recalibration does."
     )
+    synthetic: int = option(256, "Without calibration data, use this many seeded synthetic inputs (0: refuse).", ge=0)
     residual: bool = option(True, "Aim layers that end in a residual sum at the reference's sum.")
 
 
@@ -32,13 +34,12 @@ class Reconstruct(Pass[ReconstructOptions]):
     """
 
     guarantee = "lossy"
-    requires = frozenset({"float", "data"})
+    requires = frozenset({"float"})
 
     def run(self, model: Model, ctx: Context) -> None:
         """See the class."""
-        data = ctx.settings.data
+        data = ctx.settings.data or self._synthetic(model, ctx)
         if data is None:
-            ctx.skipped(None, "nothing to recover with: no calibration data")
             return
         if not ctx.allow(None, "reconstruct"):
             return
@@ -46,3 +47,15 @@ class Reconstruct(Pass[ReconstructOptions]):
         match = options.method == "match"
         settings = Recovery(options.batch, options.threads, options.memory << 20, options.residual, match)
         recover(model, data, ctx, settings)
+
+    def _synthetic(self, model: Model, ctx: Context) -> Dataset | None:
+        """Data-free recovery: seeded synthetic inputs, when the model says what its inputs look like."""
+        from graphopt.data.interface import read_interface
+        from graphopt.data.synthetic import SyntheticDataset
+
+        interface = read_interface(model.stub_proto().SerializeToString()).bind({}, batch=1)
+        if not self.options.synthetic or interface.free_dims():
+            ctx.skipped(None, "nothing to recover with: no calibration data, and no synthetic inputs can be made")
+            return None
+        ctx.warn(None, "data-free: synthetic inputs stand in for calibration data and prove nothing about accuracy")
+        return SyntheticDataset(interface, self.options.synthetic, ctx.settings.seed)
