@@ -15,6 +15,7 @@ from graphopt.pipeline.values import Pattern, PatternMap
 
 if TYPE_CHECKING:
     from graphopt.analysis.labels import Coupling
+    from graphopt.analysis.labels.site import Rule
     from graphopt.analysis.statistics import Progress
     from graphopt.data.feeds import Dataset
     from graphopt.ir import Array
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from graphopt.transforms.selection_units import Units
 
 DEFAULT_MACS = 0.7
-_RETRIES = 4
+_RETRIES = 8
 
 
 class PruneOptions(Options):
@@ -89,7 +90,8 @@ class Prune(Pass[PruneOptions]):
                 self._prune(model, ctx, frozen)
             except SliceConflict as conflict:
                 restore(model.graph, before)
-                frozen |= {t.name: f"its extents are mixed with run-time dims: {conflict}" for t in conflict.tensors}
+                frozen |= {t.name: str(conflict) for t in conflict.tensors}
+                ctx.warn(None, f"kept as they are: {', '.join(sorted(t.name for t in conflict.tensors))}: {conflict}")
             else:
                 return
         raise ValidationError(f"prune: {len(frozen)} tensors have extents that cannot be followed; exclude their nodes")
@@ -101,7 +103,7 @@ class Prune(Pass[PruneOptions]):
         from graphopt.transforms.selection_units import find_units
 
         tensors = model.graph.tensors() if frozen else {}
-        coupling = analyse(model.graph, frozen={tensors[n]: why for n, why in frozen.items()})
+        coupling = analyse(model.graph, rules=_rules(), frozen={tensors[n]: why for n, why in frozen.items()})
         units = find_units(coupling)
         keep = self._choose(model, units, ctx)
         _explain(units, keep, ctx)
@@ -251,7 +253,14 @@ class Prune(Pass[PruneOptions]):
                 f"prune: the result differs from the masked model by {max(found.error, found.probe_error):.2e} of the "
                 f"output range (allowed {found.tolerance:.0e}); this is a bug in an operator's rule, please report it"
             )
-        ctx.note(None, f"equals the masked model: error {found.error:.1e} of the output range")
+        if found.ill_conditioned:
+            ctx.warn(
+                None,
+                f"no proof: the error against the masked model, {found.error:.1e} of the output range, is above the "
+                f"tolerance, but changing the inputs by one rounding unit moves the outputs by {found.noise:.1e}",
+            )
+        else:
+            ctx.note(None, f"equals the masked model: error {found.error:.1e} of the output range")
         for name in found.unstable:
             ctx.warn(
                 name,
@@ -259,6 +268,18 @@ class Prune(Pass[PruneOptions]):
             )
         for name in found.inconclusive:
             ctx.warn(name, "inconclusive: exchanging a kept for a removed unit moved nothing by 100 tolerances")
+
+
+def _rules() -> dict[tuple[str, str], Rule]:
+    """Rules of entry-point group ``graphopt.rules``: each entry is a mapping from ``Op`` or ``domain:Op`` to a rule."""
+    from importlib.metadata import entry_points
+
+    found: dict[tuple[str, str], Rule] = {}
+    for entry in entry_points(group="graphopt.rules"):
+        for key, rule in entry.load().items():
+            domain, _, op = key.rpartition(":")
+            found[domain, op] = rule
+    return found
 
 
 def _record_origins(coupling: Coupling, keep: KeepSet, ctx: Context) -> None:

@@ -24,6 +24,8 @@ from graphopt.serde.exporter import GraphExporter, Weights, element_type
 VALUE_CAP = 100_000
 PRIMES = (3, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61)
 OTHER_PRIMES = (5, 101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167)
+_LARGE_PRIMES = (239, 251, 257, 263, 269, 271, 277, 281, 283, 293)
+_MULTIPLES = (224, 256, 288, 320, 352, 384, 416, 448, 480, 512)
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,38 @@ def interpret(
     return facts
 
 
+def interpret_best(graph: Graph, other: bool = False) -> Facts:
+    """``interpret`` with the first choice of numbers for the symbolic dims under which most nodes make sense.
+
+    Small primes first; then larger ones, and multiples of 32, for all axes but the first of each input (images that
+    are halved five times, windows that must divide the extent). ``other`` uses a second set of numbers throughout.
+    """
+    small = OTHER_PRIMES if other else PRIMES
+    best: Facts | None = None
+    for large in (None, _LARGE_PRIMES, _MULTIPLES):
+        chosen = {} if large is None else _later_dims(graph, large[1:] if other else large)
+        facts = interpret(graph, chosen, small)
+        if not facts.problems:
+            return facts
+        if best is None or len(facts.problems) < len(best.problems):
+            best = facts
+        if not facts.dims:
+            break
+    assert best is not None
+    return best
+
+
+def _later_dims(graph: Graph, numbers: tuple[int, ...]) -> dict[str, int]:
+    """A number for every symbolic dim that is nobody's first axis."""
+    leading = {t.shape[0] for t in graph.inputs if isinstance(t, Variable) and t.shape}
+    names: dict[str, None] = {}
+    for tensor in graph.inputs:
+        for axis, extent in enumerate((tensor.shape or ()) if isinstance(tensor, Variable) else ()):
+            if axis and not isinstance(extent, int) and extent not in leading - {None}:
+                names[extent or f"{tensor.name}:{axis}"] = None
+    return dict(zip(names, numbers, strict=False))
+
+
 def _spare_primes(primes: tuple[int, ...], facts: Facts) -> Iterator[int]:
     taken = set(facts.dims.values())
     yield from (p for p in primes if p not in taken)
@@ -151,6 +185,8 @@ class _Walker:
         for tensor, fact in zip(node.outputs, known, strict=False):
             if not tensor.is_empty():
                 facts.table[tensor] = fact
+                if fact.shape and min(fact.shape) < 1 and ("Conv" in node.op or "Pool" in node.op):
+                    facts.problems[node] = f"its output has extents {list(fact.shape)}; the input is too small"
 
     def _evaluated(self, node: Node) -> list[Fact] | None:
         facts = self._facts

@@ -9,11 +9,10 @@ import numpy as np
 from graphopt.analysis.labels.records import AttrFix, InputFix, NodeFix
 from graphopt.analysis.labels.site import Axes, EdgeKey
 from graphopt.analysis.shapes import Facts
-from graphopt.errors import GraphoptError
 from graphopt.graph import Graph
-from graphopt.ir import Array, Constant, Tensor, Variable, constant_node, constant_value, is_constant
+from graphopt.ir import Array, Constant, Node, Tensor, Variable, constant_node, constant_value, is_constant
 from graphopt.transforms.keepset import KeepSet
-from graphopt.transforms.slicing_values import settle
+from graphopt.transforms.slicing_values import SliceConflict, settle
 
 
 @dataclass
@@ -32,8 +31,9 @@ def apply(keep: KeepSet) -> SliceReport:
     The coupling must have been made from this very graph, unchanged since.
 
     Raises:
-        SliceConflict: a value computed from a pruned extent is needed as data and depends on a run-time dim as well.
-            The graph is half edited then; restore a snapshot, freeze ``error.tensors``, and analyse again.
+        SliceConflict: a value computed from a pruned extent is needed as data and depends on a run-time dim as well,
+            or a node got other extents than its labels say. The graph is half edited then; restore a snapshot, freeze
+            ``error.tensors``, and analyse again.
     """
     report = SliceReport()
     if keep.empty():
@@ -174,9 +174,16 @@ def _check(keep: KeepSet, facts: Facts) -> None:
                 for have, want, axis in zip(shape, wanted, axes, strict=True)
                 if keep.changed(axis) or tensor not in loose
             ):
-                raise GraphoptError(
-                    f"pruning went wrong at node {node.name!r} ({node.op}): {tensor.name!r} has extents {list(shape)}, "
-                    f"expected {list(wanted)}; this is a bug in the rule of {node.op}"
+                raise SliceConflict(
+                    f"at node {node.name!r} ({node.op}) tensor {tensor.name!r} has extents {list(shape)}, expected "
+                    f"{list(wanted)}: the rule of {node.op} does not fit this case",
+                    _all_tensors(node),
                 )
             if node in facts.problems and node not in keep.coupling.facts.problems:
-                raise GraphoptError(f"pruning broke node {node.name!r} ({node.op}): {facts.problems[node]}")
+                raise SliceConflict(
+                    f"node {node.name!r} ({node.op}) is no longer valid: {facts.problems[node]}", _all_tensors(node)
+                )
+
+
+def _all_tensors(node: Node) -> set[Tensor]:
+    return {t for t in (*node.inputs, *node.outputs) if not t.is_empty()}

@@ -20,7 +20,7 @@ from graphopt.transforms.keepset import KeepSet
 
 
 class SliceConflict(GraphoptError):
-    """A value depends on a pruned extent and on a run-time dim; ``tensors`` are those whose extents it reads."""
+    """The keep-set cannot be carried out; freezing the axes of ``tensors`` avoids what went wrong."""
 
     def __init__(self, message: str, tensors: set[Tensor]) -> None:
         super().__init__(message)

@@ -20,7 +20,8 @@ CASES: dict[str, tuple[str, int, int]] = {
         1,
     ),
     "conv3d": (
-        "(float[1,2,4,4,4] x, float[6,2,3,3,3] w1, float[4,6,1,1,1] w2) => (float y) { a = Conv(x, w1) y = Conv(a, w2) }",
+        "(float[1,2,4,4,4] x, float[6,2,3,3,3] w1, float[4,6,1,1,1] w2) => (float y) { a = Conv(x, w1) y = "
+        "Conv(a, w2) }",
         17,
         1,
     ),
@@ -61,7 +62,8 @@ CASES: dict[str, tuple[str, int, int]] = {
         1,
     ),
     "matmul_left_constant": (
-        "(float[2,5,3] x, float[8,5] w1, float[4,8] w2) => (float y) { a = MatMul(w1, x) t = Sigmoid(a) y = MatMul(w2, t) }",
+        "(float[2,5,3] x, float[8,5] w1, float[4,8] w2) => (float y) { a = MatMul(w1, x) t = Sigmoid(a) y = "
+        "MatMul(w2, t) }",
         17,
         1,
     ),
@@ -104,7 +106,8 @@ CASES: dict[str, tuple[str, int, int]] = {
     "decomposed_layer_norm": (
         """(float[2,3,5] x, float[5,8] w1, float[8] bs, float[8,4] w2) => (float y) {
         a = MatMul(x, w1) m = ReduceMean<axes=[-1]>(a) d = Sub(a, m) q = Mul(d, d) v = ReduceMean<axes=[-1]>(q)
-        e = Constant<value_float=0.00001>() ve = Add(v, e) s = Sqrt(ve) n = Div(d, s) k = Mul(n, bs) y = MatMul(k, w2) }""",
+        e = Constant<value_float=0.00001>() ve = Add(v, e) s = Sqrt(ve) n = Div(d, s) k = Mul(n, bs) y =
+        MatMul(k, w2) }""",
         17,
         1,
     ),
@@ -124,7 +127,8 @@ CASES: dict[str, tuple[str, int, int]] = {
     ),
     "squeeze_excite": (
         """(float[1,3,8,8] x, float[8,3,1,1] w1, float[4,8,1,1] w2, float[8,4,1,1] w3, float[4,8,1,1] w4) => (float y) {
-        a = Conv(x, w1) p = GlobalAveragePool(a) q = Conv(p, w2) r = Relu(q) s = Conv(r, w3) g = Sigmoid(s) m = Mul(a, g)
+        a = Conv(x, w1) p = GlobalAveragePool(a) q = Conv(p, w2) r = Relu(q) s = Conv(r, w3) g = Sigmoid(s) m =
+        Mul(a, g)
         y = Conv(m, w4) }""",
         17,
         2,
@@ -263,7 +267,8 @@ CASES: dict[str, tuple[str, int, int]] = {
         <int64[5] s = {2,5,3,4,4}, int64[3] t = {2,5,16}, int64 i0 = {0}, int64 i1 = {1}, int64 i2 = {2}> {
         a = MatMul(x, w1) ab = Add(a, b1) r = Reshape(ab, s) u = Transpose<perm=[2,0,3,1,4]>(r)
         q = Gather(u, i0) k = Gather(u, i1) v = Gather(u, i2) kt = Transpose<perm=[0,1,3,2]>(k) l = MatMul(q, kt)
-        p = Softmax<axis=-1>(l) o = MatMul(p, v) e = Transpose<perm=[0,2,1,3]>(o) f = Reshape(e, t) y = MatMul(f, w4) }""",
+        p = Softmax<axis=-1>(l) o = MatMul(p, v) e = Transpose<perm=[0,2,1,3]>(o) f = Reshape(e, t) y =
+        MatMul(f, w4) }""",
         17,
         2,
     ),
@@ -294,7 +299,8 @@ CASES: dict[str, tuple[str, int, int]] = {
     "gated_ffn": (
         """(float[2,5] x, float[5,16] w1, float[8,4] w2) => (float y)
         <int64[1] z = {0}, int64[1] h = {8}, int64[1] e = {16}, int64[1] ax = {1}> {
-        a = MatMul(x, w1) u = Slice(a, z, h, ax) v = Slice(a, h, e, ax) s = Sigmoid(v) m = Mul(u, s) y = MatMul(m, w2) }""",
+        a = MatMul(x, w1) u = Slice(a, z, h, ax) v = Slice(a, h, e, ax) s = Sigmoid(v) m = Mul(u, s) y =
+        MatMul(m, w2) }""",
         17,
         1,
     ),
@@ -403,7 +409,8 @@ def test_row(name: str, seed: int) -> None:
 
 FROZEN: dict[str, tuple[str, int]] = {
     "softmax_axis": (
-        "(float[2,5] x, float[5,8] w1, float[8,4] w2) => (float y) { a = MatMul(x, w1) s = Softmax<axis=1>(a) y = MatMul(s, w2) }",
+        "(float[2,5] x, float[5,8] w1, float[8,4] w2) => (float y) { a = MatMul(x, w1) s = Softmax<axis=1>(a) y "
+        "= MatMul(s, w2) }",
         17,
     ),
     "cumsum_axis": (
@@ -412,7 +419,8 @@ FROZEN: dict[str, tuple[str, int]] = {
         17,
     ),
     "lrn": (
-        "(float[1,3,4,4] x, float[8,3,1,1] w1, float[4,8,1,1] w2) => (float y) { a = Conv(x, w1) s = LRN<size=3>(a) y = Conv(s, w2) }",
+        "(float[1,3,4,4] x, float[8,3,1,1] w1, float[4,8,1,1] w2) => (float y) { a = Conv(x, w1) s = "
+        "LRN<size=3>(a) y = Conv(s, w2) }",
         17,
     ),
 }

@@ -49,8 +49,8 @@ def test_every_criterion_ranks(name: str, reduction: str) -> None:
 
 
 def test_bn_scale_reads_gamma_only() -> None:
-    text = """(float[1,3,6,6] x, float[8,3,3,3] w1, float[8] bs, float[8] bb, float[8] bm, float[8] bv, float[4,8,1,1] w2)
-        => (float y) { a = Conv(x, w1) n = BatchNormalization(a, bs, bb, bm, bv) y = Conv(n, w2) }"""
+    text = """(float[1,3,6,6] x, float[8,3,3,3] w1, float[8] bs, float[8] bb, float[8] bm, float[8] bv,
+        float[4,8,1,1] w2) => (float y) { a = Conv(x, w1) n = BatchNormalization(a, bs, bb, bm, bv) y = Conv(n, w2) }"""
     model = tiny(text)
     units = units_of(model)
     scores = score(units, CRITERIA["bn_scale"])
@@ -82,7 +82,14 @@ def test_an_impossible_budget_says_what_can_be_reached() -> None:
 
 @pytest.mark.parametrize(
     ("width", "ratio", "align", "kept"),
-    [(256, 0.3, 16, 176), (256, 0.99, 16, 16), (64, 0.3, 16, 48), (12, 0.5, 16, 6), (40, 0.3, 1, 28), (100, 0.0, 16, 100)],
+    [
+        (256, 0.3, 16, 176),
+        (256, 0.99, 16, 16),
+        (64, 0.3, 16, 48),
+        (12, 0.5, 16, 6),
+        (40, 0.3, 1, 28),
+        (99, 0.0, 16, 99),
+    ],
 )
 def test_alignment(width: int, ratio: float, align: int, kept: int) -> None:
     assert width - removed_count(width, ratio, Policy(ratio, align=align)) == kept

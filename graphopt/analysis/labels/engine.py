@@ -9,7 +9,7 @@ from graphopt.analysis.labels.rows import OpKey, builtin
 from graphopt.analysis.labels.site import Axes, EdgeKey, Record, Rule, Site
 from graphopt.analysis.labels.solve import Solution, solve
 from graphopt.analysis.labels.space import Frozen
-from graphopt.analysis.shapes import OTHER_PRIMES, Facts, interpret
+from graphopt.analysis.shapes import Facts, interpret_best
 from graphopt.graph import Graph, subgraphs
 from graphopt.ir import Node, Tensor, is_constant
 
@@ -54,7 +54,7 @@ def analyse(
     ``rules`` adds or replaces rows, keyed (domain, operator). ``frozen`` names tensors none of whose axes may change,
     with the reason.
     """
-    record = Record(facts or interpret(graph))
+    record = Record(facts or interpret_best(graph))
     table = {**builtin(), **(rules or {})}
     for tensor in graph.inputs:
         _freeze_tensor(record, tensor, f"graph input {tensor.name}")
@@ -73,7 +73,7 @@ def analyse(
         _freeze_tensor(record, tensor, reason)
     other = record.facts
     if record.facts.dims:
-        other = interpret(graph, primes=OTHER_PRIMES)
+        other = interpret_best(graph, other=True)
     return Coupling(graph, record, solve(record.space), other)
 
 

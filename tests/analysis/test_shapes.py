@@ -1,0 +1,131 @@
+"""Concrete interpretation and cost."""
+
+from __future__ import annotations
+
+import time
+from types import ModuleType
+
+import numpy as np
+import onnx
+import pytest
+from transforms.pruning import prune_and_check, random_keep, tiny, units_of
+
+from graphopt import load
+from graphopt.analysis.cost import cost
+from graphopt.analysis.labels import analyse
+from graphopt.analysis.shapes import infer_shapes, interpret, interpret_best
+from graphopt.errors import UsageError
+
+DYNAMIC = """(float[N,S,12] x, float[12,8] w1) => (float y) <int64 i0 = {0}, int64 i1 = {1}, int64[1] z = {0},
+    int64[2] hd = {2,4}> {
+    a = MatMul(x, w1) s = Shape(a) n = Gather(s, i0) t = Gather(s, i1) n1 = Unsqueeze(n, z) t1 = Unsqueeze(t, z)
+    c = Concat<axis=0>(n1, t1, hd) y = Reshape(a, c) }"""
+HALVED = """(float[N,3,H,W] x, float[8,3,3,3] w1, float[8,8,3,3] w2, float[8,8,3,3] w3, float[8,8,3,3] w4,
+    float[4,8] w5) => (float y) {
+    a = Conv<strides=[2,2]>(x, w1) b = Conv<strides=[2,2]>(a, w2) c = Conv<strides=[2,2]>(b, w3)
+    d = Conv<strides=[2,2]>(c, w4) p = GlobalAveragePool(d) f = Flatten(p) y = Gemm<transB=1>(f, w5) }"""
+
+
+def test_values_follow_from_shapes_and_are_marked() -> None:
+    model = tiny(DYNAMIC)
+    facts = interpret(model.graph, {"N": 7, "S": 9})
+    by_name = {t.name: facts[t] for n in model.graph.nodes for t in n.outputs}
+    assert by_name["y"].shape == (7, 9, 2, 4)
+    assert by_name["c"].value is not None
+    assert by_name["c"].value.tolist() == [7, 9, 2, 4]
+    assert by_name["c"].from_shape
+    assert not facts.problems
+
+
+def test_symbolic_dims_become_distinct_primes() -> None:
+    facts = interpret(tiny(DYNAMIC).graph)
+    assert len(set(facts.dims.values())) == 2
+    assert set(facts.dims) == {"N", "S"}
+
+
+def test_images_of_any_size_get_numbers_that_survive_halving() -> None:
+    model = tiny(HALVED)
+    assert interpret(model.graph).problems
+    assert not interpret_best(model.graph).problems
+    units = units_of(model)
+    assert [len(f) for f in units.families] == [8, 8, 8, 8]
+    assert prune_and_check(model, random_keep(units), units).passed
+
+
+def test_data_dependent_extents_are_marked() -> None:
+    model = tiny("(float[4,5] x) => (float y) { i = NonZero(x) t = Transpose<perm=[1,0]>(i) y = GatherND(x, t) }")
+    facts = interpret(model.graph)
+    shape = facts.shape(model.graph.outputs[0])
+    assert shape is not None
+    assert shape[0] in facts.guessed
+
+
+def test_random_nodes_are_not_evaluated() -> None:
+    model = tiny("(float[3] x) => (float y) { r = RandomNormal<shape=[3]>() y = Add(x, r) }")
+    facts = interpret(model.graph)
+    assert facts.shape(model.graph.outputs[0]) == (3,)
+    assert facts.value(model.graph.nodes[0].outputs[0]) is None
+
+
+def test_infer_shapes_writes_symbols() -> None:
+    model = tiny("(float[N,5] x, float[5,8] w1) => (float y) { a = MatMul(x, w1) y = Relu(a) }")
+    infer_shapes(model)
+    assert model.graph.nodes[0].outputs[0].shape == ["N", 8]
+    assert model.graph.nodes[0].outputs[0].dtype == np.float32
+
+
+def test_cost_counts_by_hand() -> None:
+    model = tiny(
+        """(float[2,3,8,8] x, float[6,3,3,3] w1, float[6] b1, float[6,1,3,3] w2, float[216,10] w3) => (float y) {
+        a = Conv<pads=[1,1,1,1]>(x, w1, b1) c = Conv<group=6>(a, w2) f = Flatten(c) y = MatMul(f, w3) }"""
+    )
+    found = cost(model)
+    conv, depthwise, matmul = 2 * 64 * 6 * 3 * 9, 2 * 36 * 6 * 9, 2 * 216 * 10
+    assert found.macs == conv + depthwise + matmul
+    assert found.parameters == 162 + 6 + 54 + 2160
+    assert found.weight_bytes == 4 * found.parameters
+    assert {n.op: c.macs for n, c in found.nodes.items() if n.op == "MatMul"} == {"MatMul": matmul}
+
+
+def test_cost_needs_dims() -> None:
+    model = tiny("(float[N,5] x, float[5,8] w1) => (float y) { y = MatMul(x, w1) }")
+    with pytest.raises(UsageError, match="N"):
+        cost(model)
+    assert cost(model, {"N": 3}).macs == 3 * 5 * 8
+
+
+@pytest.mark.parametrize("length", [500, 4000])
+def test_long_chains_are_linear(length: int) -> None:
+    nodes = [onnx.helper.make_node("Relu", [f"t{i}"], [f"t{i + 1}"]) for i in range(length)]
+    x = onnx.helper.make_tensor_value_info("t0", 1, [2, 64])
+    y = onnx.helper.make_tensor_value_info(f"t{length}", 1, [2, 64])
+    model = load(onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [x], [y])))
+    start = time.process_time()
+    coupling = analyse(model.graph)
+    assert coupling.record.space.count == 0
+    assert time.process_time() - start < 0.001 * length
+
+
+def test_zoo_shapes_agree_with_the_runtime(zoo: ModuleType) -> None:
+    """Every tensor of a few graphs has the shape that ONNX Runtime gives it."""
+    from conftest import ZOO
+
+    from graphopt.transforms.equivalence import _session
+
+    for name in ("lenet.dynamo", "hf_llama_gqa.torchscript", "bilstm_tagger.torchscript"):
+        proto = zoo.fill(str(ZOO / f"{name}.onnx.gz"))
+        feeds = zoo.random_inputs(proto, 0)
+        model = load(proto.SerializeToString())
+        facts = interpret(model.graph)
+        assert not facts.problems
+        ends = set(model.graph.outputs)
+        tensors = [
+            t
+            for n in model.graph.nodes
+            for t in n.outputs
+            if not t.is_empty() and t not in ends and not n.is_op("Constant")
+        ]
+        values = _session(model, [t.name for t in tensors]).run([t.name for t in tensors], feeds)
+        for tensor, value in zip(tensors, values, strict=True):
+            assert facts.shape(tensor) == value.shape, (name, tensor.name)
+            assert facts[tensor].dtype == value.dtype, (name, tensor.name)
