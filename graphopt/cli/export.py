@@ -1,0 +1,97 @@
+"""``graphopt export MODEL --target tensorrt -o DIR``: all that the machine with the GPU needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from graphopt.cli import arguments as args
+
+if TYPE_CHECKING:
+    from graphopt.targets.checks import CheckConfig, check_model
+    from graphopt.targets.tensorrt_export import DimRange
+
+
+def export(
+    model: args.ModelPath,
+    out: Annotated[Path, typer.Option("-o", "--output", help="A folder, made if need be.", show_default=False)],
+    target: args.TargetOption = "tensorrt",
+    data: args.DataOption = None,
+    dim: Annotated[
+        list[str] | None,
+        typer.Option("--dim", help="Range of a symbolic extent: NAME=N or NAME=MIN,OPT,MAX.", show_default=False),
+    ] = None,
+    batch: args.BatchOption = None,
+    samples: args.SamplesOption = None,
+    preprocess: args.PreprocessOption = None,
+    seed: args.SeedOption = 0,
+    force: args.ForceOption = False,
+    json: args.JsonOption = False,
+    verbose: args.VerboseOption = 0,
+    quiet: args.QuietOption = False,
+) -> None:
+    """Write model, shape profile, build and verify scripts, sample inputs and expected outputs into a folder."""
+    from graphopt.cli.feeding import Feeding, model_file
+    from graphopt.data.interface import read_interface
+    from graphopt.errors import UnsupportedError, UsageError
+    from graphopt.model import load
+    from graphopt.targets import get_target
+    from graphopt.targets.tensorrt_export import choose_ranges, export_tensorrt, make_profile, trtexec_command
+
+    output = args.output(json, verbose, quiet)
+    if get_target(target).name != "tensorrt":
+        raise UnsupportedError(
+            f"export knows target tensorrt; for {target} the model file itself is all that is needed"
+        )
+    if out.is_dir() and any(out.iterdir()) and not force:
+        raise UsageError(f"{str(out)!r} is not empty; --force overwrites what is in it")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{str(out)!r} is a file; -o is a folder")
+    interface = read_interface(model_file(model))
+    given = dim_ranges(dim)
+    user_data = Feeding(data, None, batch, samples, preprocess, seed).open(interface) if data is not None else None
+    ranges = choose_ranges(interface, given, user_data, batch)
+    dims = {name: r.best for name, r in ranges.items()}
+    rows = next((dims[n] for n in interface.batch_dims()), None)
+    dataset = user_data or Feeding(None, dims, rows, rows, None, seed).open(interface)
+    loaded = load(model)
+    report = check_model(loaded, get_target(target), CheckConfig(dims, ask_runtime=False))
+    paths = export_tensorrt(loaded, ranges, dataset, out)
+    output.show(*(f"{p.relative_to(out)}  {p.stat().st_size} bytes" for p in paths))
+    output.show("", trtexec_command(make_profile(interface, ranges)))
+    output.json(
+        {
+            "folder": str(out),
+            "files": [p.name for p in paths],
+            "dims": ranges,
+            "synthetic": dataset.synthetic,
+            "errors": report.errors,
+        }
+    )
+    if report.errors:
+        first = report.errors[0]
+        where = f" at {first.node}" if first.node else ""
+        output.say(f"warning: TensorRT will refuse it:{where} {first.message}. See graphopt check --fix", "yellow")
+    output.say(f"copy {out} to the machine with the GPU; there: python build.py && python verify.py")
+
+
+def dim_ranges(texts: list[str] | None) -> dict[str, DimRange]:
+    """``NAME=N`` and ``NAME=MIN,OPT,MAX`` options as ranges.
+
+    Raises:
+        UsageError: not of that form.
+    """
+    from graphopt.errors import UsageError
+    from graphopt.targets.tensorrt_export import DimRange
+
+    ranges = {}
+    for text in texts or ():
+        name, equals, numbers = text.rpartition("=")
+        parts = numbers.split(",")
+        if not name or not equals or len(parts) not in (1, 3) or not all(p.isdecimal() for p in parts):
+            raise UsageError(f"--dim {text}: it must be NAME=N or NAME=MIN,OPT,MAX")
+        low, best, high = (int(p) for p in (parts * 3 if len(parts) == 1 else parts))
+        ranges[name] = DimRange(low, best, high)
+    return ranges

@@ -1,0 +1,191 @@
+"""Everything that is needed to build and verify a model with TensorRT on another machine, in one folder."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from graphopt.data.feeds import Dataset
+from graphopt.data.interface import Interface, TensorInfo
+from graphopt.errors import UsageError
+from graphopt.model import Model
+from graphopt.runtime.session import Session, SessionConfig
+
+DEFAULT_BATCH = 8
+_SCRIPTS = ("build.py", "verify.py")
+_HEAD = """#!/bin/sh
+# TensorRT 10 or 11. Precision comes from the model: no --int8, no --fp16, no calibration.
+cd "$(dirname "$0")" || exit 1
+"""
+_TOLERANCE = {"quantized": 0.05, "float16": 0.02, "float32": 0.005}
+
+
+@dataclass(frozen=True)
+class DimRange:
+    """Smallest, best and largest value of a free dim. TensorRT tunes for the best one."""
+
+    low: int
+    best: int
+    high: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.low <= self.best <= self.high:
+            raise UsageError(f"a dim range must rise from at least 1: {self.low},{self.best},{self.high}")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Smallest, best and largest shape of each input that has free dims."""
+
+    low: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    best: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    high: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, dict[str, list[int]]]:
+        """The content of profile.json."""
+        return {n: {"min": list(self.low[n]), "opt": list(self.best[n]), "max": list(self.high[n])} for n in self.low}
+
+    def flags(self) -> list[str]:
+        """The options of trtexec; none for a model without free dims."""
+        if not self.low:
+            return []
+        rows = (("--minShapes", self.low), ("--optShapes", self.best), ("--maxShapes", self.high))
+        return [f"{flag}={','.join(f'{n}:{_by(s)}' for n, s in shapes.items())}" for flag, shapes in rows]
+
+
+def _by(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def choose_ranges(
+    interface: Interface, given: Mapping[str, DimRange], data: Dataset | None, batch: int | None
+) -> dict[str, DimRange]:
+    """A range for each free dim: as given; for the batch from 1 to ``batch`` (8); else what the data holds.
+
+    Raises:
+        UsageError: a name is no free dim, or a dim has no range.
+    """
+    free = interface.free_dims()
+    for name in given:
+        if name not in free:
+            raise UsageError(f"--dim {name}: the model has no free dim {name!r}; it has {', '.join(free) or 'none'}")
+    size = batch or DEFAULT_BATCH
+    ranges = {name: given.get(name, DimRange(1, size, size)) for name in interface.batch_dims()}
+    ranges.update(given)
+    missing = [name for name in free if name not in ranges]
+    if missing and data is not None:
+        ranges.update(_observed(interface, data, missing))
+        missing = [name for name in free if name not in ranges]
+    if missing:
+        example = " ".join(f"--dim {name}=MIN,OPT,MAX" for name in missing)
+        raise UsageError(f"a profile needs a range for each of these dims: {', '.join(missing)}. Give {example}")
+    return ranges
+
+
+def _observed(interface: Interface, data: Dataset, names: Sequence[str]) -> dict[str, DimRange]:
+    seen: dict[str, list[int]] = {}
+    for part in data.iter_batches(1):
+        for info in interface.required:
+            for name, axes in info.free_dims().items():
+                if name in names and info.name in part.feeds:
+                    seen.setdefault(name, []).extend(int(part.feeds[info.name].shape[a]) for a in axes)
+    return {n: DimRange(min(v), int(np.median(v)), max(v)) for n, v in seen.items()}
+
+
+def make_profile(interface: Interface, ranges: Mapping[str, DimRange]) -> Profile:
+    """Shapes of the inputs that have free dims."""
+    dynamic = [info for info in interface.required if info.free_dims()]
+    low, best, high = (
+        {info.name: _shape(info, {n: getattr(r, part) for n, r in ranges.items()}) for info in dynamic}
+        for part in ("low", "best", "high")
+    )
+    return Profile(low, best, high)
+
+
+def _shape(info: TensorInfo, values: Mapping[str, int]) -> list[int]:
+    return [
+        dim if isinstance(dim, int) else values[dim or f"{info.name}.{axis}"]
+        for axis, dim in enumerate(info.shape or ())
+    ]
+
+
+def trtexec_command(profile: Profile) -> str:
+    """The command line for TensorRT 10 and 11. ``--stronglyTyped`` is needed by 10, and ignored by 11."""
+    words = [
+        "trtexec",
+        "--onnx=model.onnx",
+        "--saveEngine=model.engine",
+        "--stronglyTyped",
+        "--timingCacheFile=timing.cache",
+        "--profilingVerbosity=detailed",
+        "--exportLayerInfo=layers.json",
+        *profile.flags(),
+    ]
+    return " \\\n  ".join(shlex.quote(word) for word in words)
+
+
+def export_tensorrt(model: Model, ranges: Mapping[str, DimRange], data: Dataset, folder: Path) -> tuple[Path, ...]:
+    """Write the model, profile, command line, scripts, inputs and expected outputs; gives the paths.
+
+    The sample is the first batch of ``data``; expected outputs come from ONNX Runtime's CPU provider with
+    optimizations off.
+
+    Raises:
+        InvalidModelError, UnsupportedError: ONNX Runtime does not load the model.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save(folder / "model.onnx", force=True)
+    session = Session(folder / "model.onnx", SessionConfig(optimize="off"))
+    profile = make_profile(session.interface, ranges)
+    rows = next((r.best for n, r in ranges.items() if n in session.interface.batch_dims()), None)
+    feeds = dict(next(iter(data.iter_batches(rows))).feeds)
+    np.savez(folder / "inputs.npz", **feeds)
+    np.savez(folder / "expected.npz", **session.run(feeds))
+    (folder / "profile.json").write_text(json.dumps(profile.as_json(), indent=1) + "\n", "utf-8")
+    manifest = {
+        "tolerance": tolerance(model),
+        "inputs": {n: list(a.shape) for n, a in feeds.items()},
+        "synthetic_inputs": data.synthetic,
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
+    (folder / "build.sh").write_text(_HEAD + trtexec_command(profile) + "\n", "utf-8")
+    (folder / "build.sh").chmod(0o755)
+    source = files("graphopt.targets.tensorrt_scripts")
+    for name in _SCRIPTS:
+        (folder / name).write_text(source.joinpath(name).read_text("utf-8"), "utf-8")
+    (folder / "README.md").write_text(_readme(data.synthetic), "utf-8")
+    return tuple(sorted(p for p in folder.iterdir() if p.is_file()))
+
+
+def tolerance(model: Model) -> float:
+    """Largest error to accept, as a share of an output's range: more for integers and float16 than for float32."""
+    ops = {n.op for n in model.graph.walk()}
+    if "QuantizeLinear" in ops:
+        return _TOLERANCE["quantized"]
+    halves = any(c.dtype == np.float16 for g in model.graph.graphs() for c in g.initializers)
+    return _TOLERANCE["float16" if halves else "float32"]
+
+
+def _readme(synthetic: bool) -> str:
+    kind = "seeded synthetic values" if synthetic else "the first samples of the data"
+    return f"""# Build and verify with TensorRT
+
+On the machine with the GPU:
+
+    python build.py      # or ./build.sh, which uses trtexec
+    python verify.py     # runs the engine, compares with expected.npz, gives the median latency
+
+- `model.onnx` holds the precision: int8 where Q/DQ are, float elsewhere. TensorRT 11 takes it only from there; with
+  TensorRT 10 both scripts ask for a strongly typed network. No calibration, no `--int8`, no `--fp16`.
+- `profile.json` has the smallest, best and largest input shapes; the engine is tuned for the best.
+- `inputs.npz` holds {kind}; `expected.npz` what ONNX Runtime's CPU provider gives for them without optimizations.
+- `timing.cache` is written by the first build and makes the next one faster.
+- ONNX Runtime's TensorRT provider, built against TensorRT 10, also needs `trt_int8_enable=1` for a model with Q/DQ,
+  and `trt_profile_min_shapes`, `_opt_shapes` and `_max_shapes` as in `build.sh`.
+"""
