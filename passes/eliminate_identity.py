@@ -259,7 +259,19 @@ def _is_zero(tensor: Tensor, editor: Editor) -> bool:
     return value is not None and value.dtype != object and not np.any(np.ascontiguousarray(value).view(np.uint8))
 
 
-MOVES = ("Slice", "Expand", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Gather", "Split", "Identity", "Flatten", "Tile")
+MOVES = (
+    "Slice",
+    "Expand",
+    "Reshape",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+    "Gather",
+    "Split",
+    "Identity",
+    "Flatten",
+    "Tile",
+)
 
 REWRITES = (
     Rewrite("identity", ("Identity",), _identity),

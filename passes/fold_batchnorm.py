@@ -225,8 +225,8 @@ def _scale_behind(node: Node, editor: Editor) -> bool:
         factor, data = editor.constant(node, index), node.inputs[1 - index]
         if factor is None or factor.size != 1 or factor.dtype not in FLOAT_TYPES or (node.op == "Div" and index == 0):
             continue
-        wide = np.asarray(factor, np.float64).reshape(())
-        wide = wide if node.op == "Mul" else 1 / wide if wide != 0 else np.float64(0)
+        wide = float(np.asarray(factor, np.float64).reshape(()))
+        wide = wide if node.op == "Mul" else 1 / wide if wide != 0 else 0.0
         same = editor.fact(data).shape is not None and editor.fact(data).shape == editor.fact(node.outputs[0]).shape
         parts = _scalable(data, node, editor) if same and wide != 0 and np.isfinite(wide) else None
         if parts is None or editor.is_end(node.outputs[0]):
@@ -332,7 +332,8 @@ def _write_batchnorm(node: Node, source: Tensor, scale: Array, shift: Array, edi
     """One BatchNormalization that computes ``scale * x + shift``, with its mean and variance kept."""
     mean, variance = editor.constant(node, 3), editor.constant(node, 4)
     old = editor.constant(node, 1)
-    assert mean is not None and variance is not None and old is not None
+    if mean is None or variance is None or old is None:
+        return False
     spread = np.sqrt(variance.astype(np.float64) + attribute(node, "epsilon", 1e-5))
     gamma = (scale * spread).astype(old.dtype)
     beta = (shift + mean * scale).astype(old.dtype)

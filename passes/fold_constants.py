@@ -19,9 +19,7 @@ from graphopt.transforms.evaluate import evaluate, may_fold
 class FoldConstantsOptions(Options):
     """Options of ``fold_constants``."""
 
-    limit_kb: int = option(
-        1024, "A folded value may be this many kB larger than the constants that it replaces.", ge=0
-    )
+    limit_kb: int = option(1024, "A folded value may be this many kB larger than the constants that it replaces.", ge=0)
     growth_kb: int = option(8192, "All folded values together may grow the file by this many kB.", ge=0)
 
 
@@ -82,7 +80,8 @@ class Folding:
     def _is_fixed(self, tensor: Tensor, fixed: set[Tensor]) -> bool:
         if tensor.is_empty() or tensor in fixed or isinstance(tensor, Constant):
             return True
-        return bool(tensor.inputs) and tensor.inputs[0].is_op("Constant") and "sparse_value" not in tensor.inputs[0].attrs
+        maker = tensor.inputs[0] if tensor.inputs else None
+        return maker is not None and maker.is_op("Constant") and "sparse_value" not in maker.attrs
 
     def _compute(self, node: Node, foldable: set[Node]) -> bool:
         inputs: list[Array | None] = []
@@ -119,7 +118,7 @@ class Folding:
         ]
         if not needed:
             return True
-        sizes = [(self._computed[t].nbytes, sum(r.nbytes for r in self._roots[t])) for t in needed]  # type: ignore[union-attr]
+        sizes = [(self._computed[t].nbytes, sum(r.nbytes for r in self._roots[t])) for t in needed]
         growth = sum(max(0, size - freed) for size, freed in sizes)
         if any(size > freed + self._limit for size, freed in sizes) or growth > self._growth:
             editor.gate.skipped(node, f"not folded: the file would grow by {growth // 1024} kB")

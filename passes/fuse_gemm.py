@@ -48,7 +48,11 @@ def _plain(node: Node, editor: Editor) -> bool:
         out, bias = editor.fact(matmul.outputs[0]), editor.fact(node.inputs[1 - index])
         if a.rank != 2 or b.rank != 2 or out.dtype not in FLOATS or bias.shape is None:
             continue
-        if editor.fact(node.outputs[0]).shape != out.shape or not _fits(bias.shape, out.shape) or not editor.allow(node):
+        if (
+            editor.fact(node.outputs[0]).shape != out.shape
+            or not _fits(bias.shape, out.shape)
+            or not editor.allow(node)
+        ):
             continue
         made = editor.add("Gemm", [*matmul.inputs, node.inputs[1 - index]], matmul)
         return editor.replace(node.outputs[0], made.outputs[0])

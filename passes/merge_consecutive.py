@@ -18,7 +18,7 @@ from graphopt.transforms.views import VIEWS, can_reshape, is_view, reshaped, vie
 
 IDEMPOTENT = ("Abs", "Ceil", "Floor", "Relu", "Round", "Sign")
 REDUCTIONS = ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2")
-INTEGER_BITS = {
+INTEGER_BITS: dict[int, tuple[int, int]] = {
     TensorProto.BOOL: (0, 1),
     TensorProto.INT8: (-(2**7), 2**7 - 1),
     TensorProto.UINT8: (0, 2**8 - 1),
@@ -100,10 +100,10 @@ def _holds(narrow: int, wide: int) -> bool:
     if narrow in INTEGER_BITS and wide in INTEGER_BITS:
         (a, b), (c, d) = INTEGER_BITS[narrow], INTEGER_BITS[wide]
         return c <= a and b <= d
-    floats = [TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE]
+    floats: list[int] = [TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE]
     if narrow in floats and wide in floats:
         return floats.index(narrow) <= floats.index(wide)
-    exact = {TensorProto.FLOAT: 2**24, TensorProto.DOUBLE: 2**53, TensorProto.FLOAT16: 2**11}
+    exact: dict[int, int] = {TensorProto.FLOAT: 2**24, TensorProto.DOUBLE: 2**53, TensorProto.FLOAT16: 2**11}
     return narrow in INTEGER_BITS and wide in exact and max(map(abs, INTEGER_BITS[narrow])) <= exact[wide]
 
 

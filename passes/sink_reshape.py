@@ -14,7 +14,23 @@ MAX_REGION = 32
 ROWWISE = frozenset({"LayerNormalization", "RMSNormalization", "Softmax", "LogSoftmax"})
 ELEMENTWISE = (
     *("Abs", "Cast", "Ceil", "Clip", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu"),
-    *("Log", "Mish", "Neg", "Not", "Relu", "Sigmoid", "Sign", "Softplus", "Sqrt", "Tanh", "Add", "Mul", "Sub", "Div", "Pow"),
+    *(
+        "Log",
+        "Mish",
+        "Neg",
+        "Not",
+        "Relu",
+        "Sigmoid",
+        "Sign",
+        "Softplus",
+        "Sqrt",
+        "Tanh",
+        "Add",
+        "Mul",
+        "Sub",
+        "Div",
+        "Pow",
+    ),
 )
 
 

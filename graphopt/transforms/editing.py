@@ -215,7 +215,9 @@ class Editor:
         self._requeue([node])
         return node
 
-    def new(self, op: str, inputs: Sequence[Tensor | None], near: Node, attrs: Mapping[str, Any] | None = None) -> Tensor:
+    def new(
+        self, op: str, inputs: Sequence[Tensor | None], near: Node, attrs: Mapping[str, Any] | None = None
+    ) -> Tensor:
         """Add a node and return its output."""
         return self.add(op, inputs, near, attrs).outputs[0]
 

@@ -178,7 +178,7 @@ def _exact(compute: Callable[[Array, Array], Array]) -> Kernel:
 
 
 def _cast(node: Node, inputs: Sequence[Array], opset: int) -> Array | None:
-    """Only casts without rounding or saturation questions: between integers that hold the value, and to wider floats."""
+    """Only casts without rounding or saturation: to the same type, and to a wider integer type."""
     kind = int(node.attrs["to"])
     if kind == onnx.TensorProto.STRING or inputs[0].dtype == object:
         return None

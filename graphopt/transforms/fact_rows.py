@@ -5,6 +5,7 @@ A row returns the facts of the outputs, or nothing to fall back to ONNX's own in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -24,15 +25,20 @@ from graphopt.transforms.facts import (
     SymShape,
     as_extents,
     attribute,
+    object_array,
 )
 from graphopt.transforms.symbols import Expr, Extent, at_least, combine, exact_quotient, product, quotient
 
 BIG = 2**31 - 1
 
-UNARY = """Abs Acos Acosh Asin Asinh Atan Atanh Ceil Celu Clip Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid HardSwish
-Hardmax Identity LeakyRelu Log LogSoftmax Mish Neg Not Reciprocal Relu Round Selu Sigmoid Sign Sin Sinh Softmax
-Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu LayerNormalization RMSNormalization InstanceNormalization GroupNormalization
-LpNormalization LRN CumSum Trilu""".split()
+UNARY = (
+    *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Celu", "Clip", "Cos", "Cosh", "Elu"),
+    *("Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Hardmax", "Identity", "LeakyRelu", "Log"),
+    *("LogSoftmax", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin"),
+    *("Sinh", "Softmax", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu"),
+    *("LayerNormalization", "RMSNormalization", "InstanceNormalization", "GroupNormalization"),
+    *("LpNormalization", "LRN", "CumSum", "Trilu"),
+)
 
 
 def _same(node: Node, ctx: Interpreter) -> Sequence[Fact]:
@@ -88,15 +94,12 @@ def _target(node: Node, ctx: Interpreter, index: int) -> SymShape | None:
 def _filled(shape: SymShape, value: int | None) -> Array | None:
     if value is None or any(isinstance(d, Expr) for d in shape) or product(shape) > MAX_VALUES:  # type: ignore[operator]
         return None
-    made = np.empty(shape, object)
-    made[...] = int(value)
-    return made
+    extents = [d for d in shape if isinstance(d, int)]
+    return object_array([int(value)] * math.prod(extents), extents)
 
 
 def _vector(extents: Sequence[Extent]) -> Array:
-    made = np.empty(len(extents), object)
-    made[:] = list(extents)
-    return made
+    return object_array(extents, (len(extents),))
 
 
 def _cast(node: Node, ctx: Interpreter) -> Sequence[Fact]:
@@ -120,13 +123,11 @@ def _reshape(node: Node, ctx: Interpreter) -> Sequence[Fact]:
     shape = resolve_reshape(data.shape, wanted.tolist(), bool(attribute(node, "allowzero", 0)), ctx)
     value = data.value
     if value is not None:
-        value = value.reshape(shape) if all(isinstance(d, int) for d in shape) else None
+        value = object_array(value.flat, shape) if all(isinstance(d, int) for d in shape) else None
     return [Fact(data.dtype, shape, value)]
 
 
-def resolve_reshape(
-    data: SymShape | None, wanted: Sequence[Extent], allow_zero: bool, ctx: Interpreter
-) -> SymShape:
+def resolve_reshape(data: SymShape | None, wanted: Sequence[Extent], allow_zero: bool, ctx: Interpreter) -> SymShape:
     """The extents that a Reshape gives."""
     shape: list[Extent] = []
     missing = None
@@ -198,7 +199,7 @@ def _unsqueeze(node: Node, ctx: Interpreter) -> Sequence[Fact]:
     axes = _axes(node, ctx, 13, rank) or []
     rest = iter(data.shape)
     shape = tuple(1 if i in axes else next(rest) for i in range(rank))
-    value = None if data.value is None else data.value.reshape(shape)
+    value = None if data.value is None else object_array(data.value.flat, shape)
     return [Fact(data.dtype, shape, value)]
 
 
@@ -215,7 +216,7 @@ def _squeeze(node: Node, ctx: Interpreter) -> Sequence[Fact]:
             return []
         axes = [i for i, d in enumerate(data.shape) if d == 1]
     shape = tuple(d for i, d in enumerate(data.shape) if i not in axes)
-    value = None if data.value is None else data.value.reshape(shape)
+    value = None if data.value is None else object_array(data.value.flat, shape)
     return [Fact(data.dtype, shape, value)]
 
 
@@ -340,7 +341,7 @@ def slice_bounds(extent: Extent, start: Extent, end: Extent, step: int) -> tuple
     if step == 0:
         return None
     low, high = (0, extent) if step > 0 else (-1, extent - 1)
-    first = _clamped(start, extent, 0 if step > 0 else 0, extent if step > 0 else extent - 1)
+    first = _clamped(start, extent, 0, extent if step > 0 else extent - 1)
     last = _clamped(end, extent, low, high)
     return None if first is None or last is None else (first, last)
 
@@ -406,8 +407,8 @@ def _where(node: Node, ctx: Interpreter) -> Sequence[Fact]:
     if condition is None or yes is None or no is None:
         return [made]
     parts = np.broadcast_arrays(condition, yes, no)
-    value = np.empty(parts[0].shape, object)
-    value.flat = [_chosen(c, a, b) for c, a, b in zip(*(p.flat for p in parts), strict=True)]
+    triples = zip(*(p.flat for p in parts), strict=True)
+    value = object_array([_chosen(c, a, b) for c, a, b in triples], parts[0].shape)
     return [Fact(made.dtype, made.shape, value)]
 
 

@@ -10,10 +10,29 @@ import numpy as np
 from onnx import TensorProto
 
 from graphopt.ir import Array, Node
-from graphopt.transforms.facts import INTEGER_TYPES, MAX_VALUES, Fact, Interpreter, Row, SymShape, attribute
-from graphopt.transforms.symbols import Expr, Extent, at_least, combine, exact_quotient, is_extent, is_positive, quotient
+from graphopt.transforms.facts import (
+    INTEGER_TYPES,
+    MAX_VALUES,
+    Fact,
+    Interpreter,
+    Row,
+    SymShape,
+    attribute,
+    object_array,
+)
+from graphopt.transforms.symbols import (
+    Expr,
+    Extent,
+    at_least,
+    combine,
+    exact_quotient,
+    is_extent,
+    is_positive,
+    quotient,
+)
 
 LARGEST = 2**62
+OTHER_REDUCTIONS = ("ReduceMean", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare")
 
 
 def broadcast(shapes: Sequence[SymShape], ctx: Interpreter) -> SymShape:
@@ -73,9 +92,8 @@ def _applied(compute: Callable[[Extent, Extent], Extent], values: Sequence[Array
 
     def pair(a: Array, b: Array) -> Array:
         parts = np.broadcast_arrays(a, b)
-        made = np.empty(parts[0].shape, object)
-        made.flat = [compute(x, y) for x, y in zip(parts[0].flat, parts[1].flat, strict=True)]
-        return made
+        pairs = zip(parts[0].flat, parts[1].flat, strict=True)
+        return object_array([compute(x, y) for x, y in pairs], parts[0].shape)
 
     try:
         made = reduce(pair, known)
@@ -153,8 +171,7 @@ def _unary(compute: Callable[[Extent], Extent]) -> Row:
             return []
         value = None
         if data.value is not None:
-            value = np.empty(data.value.shape, object)
-            value.flat = [compute(v) for v in data.value.flat]
+            value = object_array([compute(v) for v in data.value.flat], data.value.shape)
         return [Fact(data.dtype, data.shape, value)]
 
     return row
@@ -184,8 +201,7 @@ def _range(node: Node, ctx: Interpreter) -> Sequence[Fact]:
         numbers = range(first, last, by)
         value = None
         if len(numbers) <= MAX_VALUES:
-            value = np.empty(len(numbers), object)
-            value[:] = list(numbers)
+            value = object_array(numbers, (len(numbers),))
         return [Fact(kind, (len(numbers),), value)]
     span = last - first if by > 0 else first - last
     return [Fact(kind, (quotient(span, abs(by), round_up=True) if is_extent(span) else ctx.fresh_extent(),))]
@@ -210,8 +226,7 @@ def _reduction(compute: Callable[[Extent, Extent], Extent] | None, axes_input_si
         shape = tuple(1 if i in gone else d for i, d in enumerate(data.shape) if keep or i not in gone)
         value = None
         if compute is not None and data.value is not None and data.value.size and len(gone) == rank:
-            value = np.empty(shape, object)
-            value[...] = reduce(compute, data.value.flat)
+            value = object_array([reduce(compute, data.value.flat)], shape)
         return [Fact(data.dtype, shape, value)]
 
     return row
@@ -255,7 +270,7 @@ def _rows() -> dict[str, Row]:
         "ReduceProd": (operator.mul, 18),
         "ReduceMax": (_larger, 18),
         "ReduceMin": (_smaller, 18),
-        **{n: (None, 18) for n in ("ReduceMean", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare")},
+        **dict.fromkeys(OTHER_REDUCTIONS, (None, 18)),
     }
     rows: dict[str, Row] = {op: _arithmetic(f) for op, f in arithmetic.items()}
     rows.update({op: _comparison(f) for op, f in comparisons.items()})

@@ -7,7 +7,7 @@ extents; any other goes through ONNX's own shape inference, node by node. Declar
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -252,17 +252,22 @@ class Interpreter:
         if declared.shape is None or len(declared.shape) != len(fact.shape):
             return Fact(kind, fact.shape, fact.value)
         shape = tuple(
-            b if _is_fresh(a) and not _is_fresh(b) else a
-            for a, b in zip(fact.shape, declared.shape, strict=True)
+            b if _is_fresh(a) and not _is_fresh(b) else a for a, b in zip(fact.shape, declared.shape, strict=True)
         )
         return Fact(kind, shape, fact.value)
 
 
 def as_extents(values: Array) -> Array:
     """An integer array as an object array of Python ints."""
-    made = np.empty(values.shape, object)
-    made.flat = [int(v) for v in values.reshape(-1).tolist()]
-    return made
+    return object_array([int(v) for v in values.reshape(-1).tolist()], values.shape)
+
+
+def object_array(items: Iterable[Any], shape: Sequence[Any]) -> Array:
+    """An object array of a known shape, filled in order."""
+    flat = list(items)
+    made: Array = np.empty(len(flat), dtype=np.dtype(object))
+    made[:] = flat
+    return made.reshape([int(extent) for extent in shape])
 
 
 def attribute(node: Node, name: str, default: Any = None) -> Any:
