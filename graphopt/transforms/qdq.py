@@ -40,6 +40,7 @@ class QuantConfig:
         fidelity: signal to noise at the outputs in dB, as estimated, below which the noisiest units for their gain stay
             in float; 0 turns that off. ``slack``: share of the expected gain that may be given up for it.
         check: load the result and put back in float what ONNX Runtime does not run on integers.
+        best: learned rounding and sequential bias correction.
         batch: rows a run; None lets the data decide.
     """
 
@@ -53,6 +54,7 @@ class QuantConfig:
     check: bool = True
     fidelity: float = 30.0
     slack: float = 0.15
+    best: bool = False
     batch: int | None = None
     max_memory: int = 1 << 30
 
@@ -70,6 +72,8 @@ class Quantized:
     probes: Mapping[str, Probe]
     report: KernelReport | None = None
     raised_from: int | None = None
+    profile: Profile | None = None
+    notes: tuple[str, ...] = ()
     ranking: Sequence[Sensitivity] = ()
 
 
@@ -109,7 +113,7 @@ def quantize_model(model: Model, data: Dataset, target: Target, config: QuantCon
             break
         done = run.attempt() or done
     model.graph = done.model.graph
-    done.ranking = run.ranking
+    done.ranking, done.profile = run.ranking, profile
     done.raised_from = before if raised else None
     return done
 

@@ -19,7 +19,8 @@ from graphopt.transforms.qdq_plan import Plan
 from graphopt.transforms.qdq_probe import Probe
 from graphopt.transforms.qdq_units import find_units
 
-DEFAULT_RUNS = 8
+DEFAULT_RUNS = 4
+_BATCH = 4
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def rank_layers(
     ``model`` is the float model that the plan was made for; it is not changed. Noise of different units adds up
     nearly, so the sum over the units that are left on integers estimates the noise of a mix.
     """
-    feeds = [b.feeds for b in islice(data.iter_batches(), runs)]
+    feeds = [b.feeds for b in islice(data.iter_batches(_BATCH), runs)]
     with session_of(model, 1) as session:
         wanted = [_floats(session.run(f)) for f in feeds]
     energy = [max(sum(float(np.square(o[i], dtype=np.float64).sum()) for o in wanted), 1e-30) for i in _indices(wanted)]
