@@ -1,0 +1,50 @@
+"""Compensation from weights alone: a removed unit's filter as a combination of the kept ones.
+
+After Neuron Merging (Kim et al. 2020) and its extension to combinations of several filters (LBYL): the producer's row
+of a removed unit is fitted by ridge regression on the rows of the kept units; where the units pass through a function
+that is positively homogeneous (ReLU), the consumer's weights of the removed unit are passed on with the same
+coefficients. No data is used, so nothing is proved: callers mark results as data-free.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from graphopt.ir import Array
+
+
+def merge_coefficients(
+    rows: Array, kept: Array, removed: Array, ridge: float = 1e-3, nonnegative: bool = True
+) -> Array:
+    """Coefficients [removed, kept] with ``rows[removed]`` ~ coefficients @ ``rows[kept]``.
+
+    ``rows`` [units, n] are the producer's weights (its bias may be a column). ``nonnegative``: negative coefficients
+    are refused, because ReLU(-x) is not -ReLU(x).
+    """
+    basis = rows[kept].astype(np.float64)
+    wanted = rows[removed].astype(np.float64)
+    if not nonnegative:
+        gram = basis @ basis.T
+        strength = ridge * max(float(np.trace(gram)) / max(len(gram), 1), 1e-30)
+        return np.asarray(np.linalg.solve(gram + strength * np.eye(len(gram)), basis @ wanted.T).T)
+    from scipy.optimize import nnls
+
+    norms = np.linalg.norm(basis, axis=1)
+    strength = np.sqrt(ridge) * max(float(norms.mean()) if len(norms) else 0.0, 1e-30)
+    system = np.concatenate([basis.T, strength * np.eye(len(basis))])
+    result = np.zeros((len(removed), len(kept)))
+    for index, row in enumerate(wanted):
+        result[index] = nnls(system, np.concatenate([row, np.zeros(len(basis))]))[0]
+    return result
+
+
+def merge_consumer(weights: Array, blocks: Array, kept: Array, removed: Array, coefficients: Array) -> Array:
+    """Consumer weights [n, m] with those of the removed units passed on to the kept ones, and then zero.
+
+    ``blocks`` [units, k] are the features of each unit.
+    """
+    merged = weights.astype(np.float64)
+    passed = np.einsum("rk,rfm->kfm", coefficients, merged[blocks[removed]])
+    merged[blocks[kept]] += passed
+    merged[blocks[removed]] = 0.0
+    return merged
