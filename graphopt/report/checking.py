@@ -30,7 +30,7 @@ def show_check(report: CheckReport, full: bool = False) -> list[RenderableType]:
 
 def verdict(report: CheckReport) -> Text:
     """One line: whether it will run."""
-    counts = Counter(p.severity for p in report.problems)
+    counts = Counter[str](p.severity for p in report.problems)
     tail = ", ".join(f"{counts[s]} {s}{'' if counts[s] == 1 else 's'}" for s in _STYLE if counts[s])
     if report.runs:
         return Text(f"{report.target}: no error found" + (f" ({tail})" if tail else ""), "green")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -145,8 +147,8 @@ def export_tensorrt(model: Model, ranges: Mapping[str, DimRange], data: Dataset,
     profile = make_profile(session.interface, ranges)
     rows = next((r.best for n, r in ranges.items() if n in session.interface.batch_dims()), None)
     feeds = dict(next(iter(data.iter_batches(rows))).feeds)
-    np.savez(folder / "inputs.npz", **feeds)
-    np.savez(folder / "expected.npz", **session.run(feeds))
+    _save_arrays(folder / "inputs.npz", feeds)
+    _save_arrays(folder / "expected.npz", session.run(feeds))
     (folder / "profile.json").write_text(json.dumps(profile.as_json(), indent=1) + "\n", "utf-8")
     manifest = {
         "tolerance": tolerance(model),
@@ -161,6 +163,14 @@ def export_tensorrt(model: Model, ranges: Mapping[str, DimRange], data: Dataset,
         (folder / name).write_text(source.joinpath(name).read_text("utf-8"), "utf-8")
     (folder / "README.md").write_text(_readme(data.synthetic), "utf-8")
     return tuple(sorted(p for p in folder.iterdir() if p.is_file()))
+
+
+def _save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """An .npz file; unlike ``np.savez``, a tensor may be called ``file``."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as part:
+                np.lib.format.write_array(part, np.asarray(array), allow_pickle=False)
 
 
 def tolerance(model: Model) -> float:

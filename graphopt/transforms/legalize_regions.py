@@ -180,7 +180,9 @@ def _keep_clipping(job: Job, graph: Graph, q: Quantizer) -> None:
     else:
         return
     if isinstance(source, Variable):
-        made.outputs[0].dtype, made.outputs[0].shape = source.dtype, source.shape
+        result = made.outputs[0]
+        assert isinstance(result, Variable)
+        result.dtype, result.shape = source.dtype, source.shape
     q.node.inputs[0] = made.outputs[0]
     job.listener.did(q.node, f"a {made.op} is in front of it now; its one-sided range did the same")
 

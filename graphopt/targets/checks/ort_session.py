@@ -15,11 +15,12 @@ from graphopt.model import Model
 from graphopt.results import EngineReport, LayerPrecision, Problem
 from graphopt.runtime.ort_errors import node_of
 from graphopt.runtime.session import Session, SessionConfig
-from graphopt.targets.checks.base import COMPUTE, View, listed, quantized_layers
+from graphopt.targets.checks.base import COMPUTE, View, listed, name_of, quantized_layers
 from graphopt.targets.marking import MARK, mark_nodes
 
 _INLINE_LIMIT = 1 << 30
 _INTEGER = re.compile(r"^(QLinear\w+|QGemm|MatMulIntegerToFloat|DynamicQuantizeMatMul|ConvInteger|MatMulInteger)$")
+_UNREGISTERED = re.compile(r"(?P<domain>[\w.]*):(?P<op>\w+)\(-?\d+\) is not a registered")
 
 
 def load_problems(model: Model, provider: str) -> tuple[list[Problem], str]:
@@ -31,9 +32,9 @@ def load_problems(model: Model, provider: str) -> tuple[list[Problem], str]:
         with _source(model) as source:
             session = Session(source, SessionConfig(provider), name="the model")
     except GraphoptError as error:
-        node = node_of(str(error)).partition(" (")
-        problem = Problem("load", "error", node[0], node[2].rstrip(")"), str(error), "see the message")
-        return [problem], f"{where} does not load it"
+        places = _places(model, str(error))
+        problems = [Problem("load", "error", name, op, str(error), "see the message") for name, op in places]
+        return problems, f"{where} does not load it"
     wanted = session.providers[0]
     left = [n for n in session.assignments() or () if n.provider != wanted]
     problems = [
@@ -41,6 +42,21 @@ def load_problems(model: Model, provider: str) -> tuple[list[Problem], str]:
         for n in left
     ]
     return problems, f"{where} loads it on {', '.join(session.providers)}"
+
+
+def _places(model: Model, message: str) -> list[tuple[str, str]]:
+    """Name and operator of the nodes that a message is about; it may name only an operator. ("", "") when nothing."""
+    name, _, op = node_of(message).partition(" (")
+    if name:
+        return [(name, op.rstrip(")"))]
+    found = _UNREGISTERED.search(message)
+    if found is None:
+        return [("", "")]
+    domain = found["domain"].removeprefix("ai.onnx")
+    nodes = [
+        n for n in model.graph.walk() if n.op == found["op"] and (n.domain or "").removeprefix("ai.onnx") == domain
+    ]
+    return [(name_of(n), n.op) for n in nodes] or [("", found["op"])]
 
 
 def cpu_kernels(model: Model) -> EngineReport:
