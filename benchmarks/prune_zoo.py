@@ -1,6 +1,6 @@
 """Prunes every graph of the architecture zoo at one ratio and proves each result; prints a table.
 
-    python benchmarks/prune_zoo.py [--ratio 0.5] [--align 1] [--only GLOB]... [--skip-checks] [--out FILE.md]
+    python benchmarks/prune_zoo.py [--ratio 0.5] [--align 1] [--only GLOB]... [--skip-checks] [--out FILE.md] [--part I/N]
 
 The zoo is ``../shared/zoo`` beside the repository, or ``GRAPHOPT_ZOO``. Weights are random: nothing here is accuracy.
 Seconds are CPU time of analysis, selection and slicing, without reading weights from disk and without the check.
@@ -11,12 +11,13 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import importlib.util
+import json
 import os
 import statistics
 import sys
 import time
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import ModuleType
 
@@ -149,12 +150,19 @@ def main() -> int:
     parser.add_argument("--only", action="append", default=[])
     parser.add_argument("--skip-checks", action="store_true")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--part", default="0/1", help="I/N: only every Nth graph, starting at the Ith")
+    parser.add_argument("--rows", type=Path, help="write the rows as JSON, for --merge")
+    parser.add_argument("--merge", type=Path, nargs="+", help="no run: join rows of parts into one table")
     options = parser.parse_args()
     fill = fill_module()
     exceptions = ROOT / "benchmarks" / "exceptions.toml"
     excused = tomllib.loads(exceptions.read_text())["prune"] if exceptions.is_file() else {}
     rows: list[Row] = []
-    for path in sorted(ZOO.glob("*.onnx.gz")):
+    for part in options.merge or []:
+        rows += [Row(**r) for r in json.loads(part.read_text())]
+    rows.sort(key=lambda r: r.name)
+    index, count = map(int, options.part.split("/"))
+    for path in [] if options.merge else sorted(ZOO.glob("*.onnx.gz"))[index::count]:
         name = path.name.removesuffix(".onnx.gz")
         if options.only and not any(fnmatch.fnmatchcase(name, p) for p in options.only):
             continue
@@ -165,6 +173,8 @@ def main() -> int:
         rows.append(row)
         state = row.failure or ("ok" if row.good else "under the goal")
         print(f"{name}: -{row.macs_gone:.1%} MACs, error {row.error:.1e}, {row.seconds:.2f} s, {state}", flush=True)
+    if options.rows:
+        options.rows.write_text(json.dumps([asdict(r) for r in rows], indent=1))
     text = table(rows, options.ratio, options.align, excused)
     if options.out:
         options.out.write_text(text)

@@ -109,6 +109,7 @@ def interpret_best(graph: Graph, other: bool = False) -> Facts:
     best: Facts | None = None
     for large in (None, _LARGE_PRIMES, _MULTIPLES):
         chosen = {} if large is None else _later_dims(graph, large[1:] if other else large)
+        chosen |= _channel_dims(graph)
         facts = interpret(graph, chosen, small)
         if not facts.problems:
             return facts
@@ -118,6 +119,20 @@ def interpret_best(graph: Graph, other: bool = False) -> Facts:
             break
     assert best is not None
     return best
+
+
+def _channel_dims(graph: Graph) -> dict[str, int]:
+    """Symbolic dims that are the channels of a convolution: its weight knows how many there must be."""
+    found: dict[str, int] = {}
+    for tensor in graph.inputs:
+        shape = tensor.shape if isinstance(tensor, Variable) else None
+        if shape is None or len(shape) < 3 or isinstance(shape[1], int):
+            continue
+        for node in tensor.outputs:
+            weight = constant_value(node.inputs[1]) if node.is_op("Conv") else None
+            if weight is not None:
+                found[shape[1] or f"{tensor.name}:1"] = weight.shape[1] * int(node.attrs.get("group", 1))
+    return found
 
 
 def _later_dims(graph: Graph, numbers: tuple[int, ...]) -> dict[str, int]:
@@ -146,10 +161,10 @@ def _input_shape(tensor: Variable, facts: Facts, spare: Iterator[int]) -> tuple[
         return None
     extents = []
     for axis, extent in enumerate(tensor.shape):
-        if isinstance(extent, int):
+        if isinstance(extent, int) and extent >= 0:
             extents.append(extent)
             continue
-        key = extent or f"{tensor.name}:{axis}"
+        key = extent if isinstance(extent, str) and extent else f"{tensor.name}:{axis}"
         if key not in facts.dims:
             facts.dims[key] = next(spare)
         extents.append(facts.dims[key])
@@ -177,16 +192,32 @@ class _Walker:
         facts = self._facts
         if node.is_op("Constant"):
             return
-        known = None if subgraphs(node) else self._evaluated(node)
+        known = self._branches(node) if node.is_op("If") else None if subgraphs(node) else self._evaluated(node)
         if known is None:
             known = self._fast(node)
         if known is None:
             known = self._inferred(node)
         for tensor, fact in zip(node.outputs, known, strict=False):
             if not tensor.is_empty():
-                facts.table[tensor] = fact
+                facts.table[tensor] = Fact(fact.dtype, None) if fact.shape and min(fact.shape) < 0 else fact
                 if fact.shape and min(fact.shape) < 1 and ("Conv" in node.op or "Pool" in node.op):
                     facts.problems[node] = f"its output has extents {list(fact.shape)}; the input is too small"
+
+    def _branches(self, node: Node) -> list[Fact] | None:
+        """What both branches of an If agree on; extents on which they differ are decided by the data."""
+        found: list[list[Fact]] = []
+        for branch in subgraphs(node):
+            for inner in branch.nodes:
+                self.visit(inner)
+            found.append([self._facts[t] for t in branch.outputs])
+        return [self._agreed(facts) for facts in zip(*found, strict=True)]
+
+    def _agreed(self, facts: tuple[Fact, ...]) -> Fact:
+        dtype = facts[0].dtype
+        shapes = [f.shape for f in facts if f.shape is not None]
+        if len(shapes) < len(facts) or len({len(s) for s in shapes}) > 1:
+            return Fact(dtype, None)
+        return Fact(dtype, tuple(e[0] if len(set(e)) == 1 else self._guess() for e in zip(*shapes, strict=True)))
 
     def _evaluated(self, node: Node) -> list[Fact] | None:
         facts = self._facts

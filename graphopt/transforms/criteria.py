@@ -123,10 +123,9 @@ def slices(units: Units) -> list[Slice]:
             for k, a in enumerate(axes)
             if (c := solution.classes(a)) is not None and not solution.frozen[c].all()
         ]
-        if not cut or tensor.dtype is None or np.dtype(tensor.dtype).kind not in "fV":
+        values = constant_value(tensor) if cut else None
+        if values is None or values.dtype.kind not in "fV":
             continue
-        values = constant_value(tensor)
-        assert values is not None
         found += [Slice(edges[0][0], edges[0][1], tensor, values, k, c) for k, c in cut]
     return found
 

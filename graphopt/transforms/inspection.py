@@ -58,7 +58,7 @@ def prunable(units: Units) -> Prunable:
     free: set[Node] = set()
     total = open_parameters = 0
     reasons: dict[str, list[tuple[Node, float]]] = defaultdict(list)
-    for tensor, axes, edges in coupling.weight_axes():
+    for _, axes, edges in coupling.weight_axes():
         size = 1
         for axis in axes:
             size *= len(axis)
@@ -67,7 +67,7 @@ def prunable(units: Units) -> Prunable:
         live = [a for a in axes if len(a) > 1]
         why = [frozen_reason(coupling, a) for a in live]
         open_parameters += 0 if all(why) else size
-        if len(live) < 2 or tensor.dtype is None:
+        if len(live) < 2:
             continue
         weighted |= readers & macs.keys()
         if not all(why):

@@ -190,7 +190,8 @@ def parameters(units: Units, keep: KeepSet | None) -> float:
 
 def weight_bytes(units: Units, keep: KeepSet | None) -> float:
     """Bytes of all labelled constants."""
-    return _sizes(units, keep, lambda t: int(np.dtype(t.dtype).itemsize) if t.dtype is not None else 4)
+    facts = units.coupling.facts
+    return _sizes(units, keep, lambda t: int(np.dtype(facts[t].dtype).itemsize) if facts[t].dtype is not None else 4)
 
 
 def by_threshold(units: Units, threshold: float, policy: Policy) -> KeepSet:
