@@ -193,9 +193,8 @@ def _summary(by_file: dict[str, dict[str, Record]], tools: list[str]) -> list[st
         level = sum(1 for own, best in pairs if own <= best)
         share = f"{level} of {len(pairs)} ({level / len(pairs):.1%})" if pairs else ""
         nodes = sum(r["after"] for r in good)
-        lines.append(
-            f"| {name} | {len(made)} | {len(made) - len(good)} | {nodes} | {unequal} | {unknown} | {touched} | {share} |"
-        )
+        figures = (name, len(made), len(made) - len(good), nodes, unequal, unknown, touched, share)
+        lines.append(f"| {' | '.join(map(str, figures))} |")
     return [*lines, "", *_totals(by_file, tools)]
 
 
@@ -244,6 +243,7 @@ def main() -> None:
     parser.add_argument("--peers-python", default=sys.executable)
     parser.add_argument("--records", type=Path, default=ROOT / "build" / "clean_zoo.jsonl")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--in-process", action="store_true", help="no process and no time limit for each graph")
     parser.add_argument("--worker", nargs=2)
     options = parser.parse_args()
     if options.worker:
@@ -257,7 +257,7 @@ def main() -> None:
     for file in (e["file"] for e in index if fnmatch.fnmatch(e["file"], options.match)):
         for name in (t for t in options.tools.split(",") if t and (t, file) not in done):
             python = sys.executable if name.startswith("graphopt") else options.peers_python
-            records.append(run(name, file, python))
+            records.append(work(name, file) if options.in_process else run(name, file, python))
             with options.records.open("a") as stream:
                 stream.write(json.dumps(records[-1]) + "\n")
     text = table(records)
