@@ -20,7 +20,7 @@ from graphopt.graph import subgraphs
 from graphopt.ir import Array, Node, Tensor, constant_value, static_shape
 from graphopt.model import Model
 from graphopt.transforms.least_squares import RIDGES, System, fit, joined, match_scale
-from graphopt.transforms.reconstruction_layers import Layer, layer_of, with_limit
+from graphopt.transforms.reconstruction_layers import Layer, layers_of, with_limit
 from graphopt.transforms.reconstruction_rows import Against, AgainstAccumulator, KeptRows, RowStore
 
 _LEAST_ROWS, _MOST_ROWS, _ROWS_PER_FEATURE = 16384, 65536, 32
@@ -138,13 +138,14 @@ def plan(
     dirty: set[int] = set()
     originals = reference.graph.tensors()
     for node in model.graph.nodes:
-        layer = layer_of(node)
-        changed = node.name in touched or _reads_dirty(node, dirty) or (layer is not None and _cut(layer, origin))
-        if not changed:
+        layers = layers_of(node)
+        if not (node.name in touched or _reads_dirty(node, dirty) or any(_cut(layer, origin) for layer in layers)):
             continue
         dirty.update(id(t) for t in node.outputs)
-        if layer is not None and (job := _job(layer, originals, origin, samples, options)) is not None:
-            jobs.append(job)
+        for layer in layers:
+            if node.name in touched or id(layer.data) in dirty or _cut(layer, origin):
+                job = _job(layer, originals, origin, samples, options)
+                jobs += [] if job is None else [job]
     return _residual_targets(model, jobs, origin, dirty) if options.residual_targets else jobs
 
 
@@ -178,25 +179,27 @@ def _job(
     limited = with_limit(layer, max(1, -(-rows // samples)))
     if layer.inner:
         return _inner_job(limited, originals, origin)
+    assert isinstance(layer.target, Channels)
     target = _source(layer.output, layer.target.axis, origin)
     return None if target is None else _Job(limited, *target, other=None)
 
 
 def _inner_job(layer: Layer, originals: Mapping[str, Tensor], origin: OriginOf) -> _Job | None:
-    """Targets of a recurrent node's input product: the reference's input times the reference's weights."""
+    """Targets of a recurrent node's product: the reference's input or hidden state times the reference's weights."""
     data, weight = origin(layer.data.name), origin(layer.weight.name)
     if data is None or weight is None or weight.scales or set(weight.kept) - {1, 2}:
         return None
     original = originals[weight.tensor]
-    first = next((layer_of(n) for n in original.outputs if n.op == layer.node.op), None)
+    readers = (lay for n in original.outputs if n.op == layer.node.op for lay in layers_of(n))
+    first = next((lay for lay in readers if lay.half == layer.half), None)
     shape = static_shape(original)
     if first is None or shape is None:
         return None
-    directions = shape[0]
-    product = first.matrix()[0]
+    product = first.matrix()
     kept = weight.kept.get(1)
-    if kept is not None:
-        per_direction = product.shape[1] // directions
+    if kept is not None and len(product) == 1:
+        directions = shape[0]
+        per_direction = product.shape[2] // directions
         kept = (np.arange(directions)[:, None] * per_direction + kept).reshape(-1)
     return _Job(layer, data.tensor, kept, None, None, product)
 
@@ -229,6 +232,7 @@ def _residual_targets(model: Model, jobs: list[_Job], origin: OriginOf, dirty: s
         if add is None or last[id(add)] != index:
             continue
         other = next(t for t in add.inputs if t is not job.layer.output)
+        assert isinstance(job.layer.target, Channels)
         target = _source(add.outputs[0], job.layer.target.axis, origin)
         if id(other) in dirty and target is not None and constant_value(other) is None:
             result[index] = replace(job, source=target[0], kept=target[1], scales=target[2], other=other)
@@ -271,8 +275,7 @@ def _reference_rows(
     progress: ProgressCallback | None,
 ) -> dict[int, RowStore]:
     requests = {
-        id(job.layer.node): Request.of(job.source, KeptRows(job.layer.target, job.kept, job.scales, job.product))
-        for job in jobs
+        id(job): Request.of(job.source, KeptRows(job.layer.target, job.kept, job.scales, job.product)) for job in jobs
     }
     found = collect(
         reference, dataset, requests.values(), batch=options.batch, threads=options.threads,
@@ -283,18 +286,21 @@ def _reference_rows(
 
 def _waves(model: Model, jobs: Sequence[_Job]) -> list[list[_Job]]:
     """Groups of consecutive jobs of which none depends on the outcome of another in the same group."""
-    by_node = {id(job.layer.node): job for job in jobs}
+    by_node: dict[int, list[_Job]] = {}
+    for job in jobs:
+        by_node.setdefault(id(job.layer.node), []).append(job)
     waves: list[list[_Job]] = [[]]
     tainted: set[int] = set()
     for node in model.graph.nodes:
-        job = by_node.get(id(node))
-        if job is not None:
+        for job in by_node.get(id(node), ()):
             if id(job.layer.data) in tainted or (job.other is not None and id(job.other) in tainted):
                 waves.append([])
                 tainted = set()
             waves[-1].append(job)
             tainted.update(id(t) for t in node.outputs)
-        elif any(id(t) in tainted for t in node.inputs) or (subgraphs(node) and tainted):
+        if id(node) in by_node:
+            continue
+        if any(id(t) in tainted for t in node.inputs) or (subgraphs(node) and tainted):
             tainted.update(id(t) for t in node.outputs)
     return [w for w in waves if w]
 
@@ -311,9 +317,9 @@ def _fit_wave(
     for job in wave:
         layer = job.layer
         groups = layer.matrix().shape[0]
-        other = None if job.other is None else Channels(layer.target.axis, 1, layer.target.limit)
+        other = layer.target if job.other is not None and isinstance(layer.target, Channels) else None
         tensors = (layer.data.name,) if job.other is None else (layer.data.name, job.other.name)
-        requests.append(Request(tensors, Against(layer.patches, stores[id(layer.node)], groups, other)))
+        requests.append(Request(tensors, Against(layer.patches, stores[id(job)], groups, other)))
     found = collect(
         model, dataset, requests, batch=options.batch, threads=options.threads,
         max_memory=options.max_memory // 2, progress=progress,

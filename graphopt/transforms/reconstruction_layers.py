@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.analysis.statistics import Channels, Patches, Window
+from graphopt.analysis.statistics import Channels, Directions, Patches, Window
 from graphopt.graph import Graph
 from graphopt.ir import Array, Node, Tensor, constant_value
 
@@ -21,8 +21,8 @@ class Layer:
     ``patches`` cuts ``data`` into features, ``target`` cuts ``output`` into the same rows. ``weight_axis`` is the axis
     of the weight that counts input features (channels) of ``data``. ``bias`` is a constant, or None; ``can_add_bias``
     says that the node could take one. ``weight_scale`` and ``bias_scale`` are what the node multiplies them by.
-    ``inner`` marks a product that no tensor holds (the input weights of a recurrent node): its ``output`` is the data
-    tensor, to be multiplied by the reference's own matrix.
+    ``inner`` marks a product that no tensor holds (those of a recurrent node): its ``output`` is the data tensor, to be
+    multiplied by the reference's own matrix. ``half`` says which half of the bias belongs to it.
     """
 
     node: Node
@@ -30,7 +30,7 @@ class Layer:
     weight: Tensor
     output: Tensor
     patches: Patches
-    target: Channels
+    target: Channels | Directions
     bias: Tensor | None
     can_add_bias: bool
     weight_axis: int
@@ -39,6 +39,7 @@ class Layer:
     weight_scale: float = 1.0
     bias_scale: float = 1.0
     inner: bool = False
+    half: int = 0
 
     @property
     def has_bias(self) -> bool:
@@ -78,7 +79,8 @@ class Layer:
         assert held is not None
         if self.inner:
             part = self._bias_part(held)
-            new = np.concatenate([bias.reshape(part.shape), held[:, part.shape[1] :]], axis=1)
+            new = held.astype(np.float64)
+            new[:, self.half * part.shape[1] : (self.half + 1) * part.shape[1]] = bias.reshape(part.shape)
         else:
             shape = held.shape if held.size == bias.size else (*(1,) * (held.ndim - 1), bias.size)
             new = bias.reshape(shape)
@@ -86,8 +88,9 @@ class Layer:
         graph.set_weight(_own(graph, owner, tensor), new.astype(held.dtype))
 
     def _bias_part(self, held: Array) -> Array:
-        """The bias of the input product; a recurrent node's other half belongs to the hidden state."""
-        return held[:, : held.shape[1] // 2] if self.inner else held
+        """The bias of this product; a recurrent node holds those of input and hidden state side by side."""
+        size = held.shape[1] // 2 if self.inner else 0
+        return held[:, self.half * size : (self.half + 1) * size] if self.inner else held
 
 
 def layer_of(node: Node, limit: int | None = None) -> Layer | None:
@@ -98,6 +101,13 @@ def layer_of(node: Node, limit: int | None = None) -> Layer | None:
     """
     maker = _MAKERS.get(node.op) if not node.domain else None
     return None if maker is None else maker(node, limit)
+
+
+def layers_of(node: Node, limit: int | None = None) -> list[Layer]:
+    """All products of the node that can be fitted: two of a recurrent node that gives its hidden states, else one."""
+    first = layer_of(node, limit)
+    second = _hidden(node, limit) if not node.domain and node.op in ("LSTM", "GRU", "RNN") else None
+    return [layer for layer in (first, second) if layer is not None]
 
 
 def with_limit(layer: Layer, limit: int | None) -> Layer:
@@ -254,6 +264,26 @@ def _recurrent(node: Node, limit: int | None) -> Layer | None:
 
     data = node.inputs[0]
     return Layer(node, data, weight, data, rows, rows, bias, False, 2, to_matrix, from_matrix, inner=True)
+
+
+def _hidden(node: Node, limit: int | None) -> Layer | None:
+    """The product of the hidden state, when all hidden states are an output."""
+    weight = _float_weight(node, 2, 3)
+    if weight is None or weight.shape is None or not node.outputs or node.outputs[0].is_empty():
+        return None
+    bias = node.inputs[3] if len(node.inputs) > 3 and not node.inputs[3].is_empty() else None
+    if bias is not None and constant_value(bias) is None:
+        return None
+    rows = Directions(int(weight.shape[0]), limit, 0 if node.attrs.get("layout", 0) else 2)  # type: ignore[arg-type]
+
+    def to_matrix(values: Array) -> Array:
+        return values.transpose(0, 2, 1)
+
+    def from_matrix(matrix: Array, _: tuple[int, ...]) -> Array:
+        return np.ascontiguousarray(matrix.transpose(0, 2, 1))
+
+    data = node.outputs[0]
+    return Layer(node, data, weight, data, rows, rows, bias, False, 2, to_matrix, from_matrix, inner=True, half=1)
 
 
 def _dense(transposed: bool) -> tuple[Callable[[Array], Array], Callable[[Array, tuple[int, ...]], Array]]:

@@ -19,10 +19,11 @@ HELD_PERIOD = 5
 class KeptRows:
     """Spec: keep the values of some channels at the positions that ``patches`` looks at, for every sample.
 
-    With ``product`` [channels + 1, m] (bias last), what is kept is the values times that matrix.
+    With ``product`` [groups, n + 1, m] (bias last), what is kept is the values times that matrix, and ``kept`` picks
+    from its columns in each group.
     """
 
-    patches: Channels
+    patches: Patches
     kept: Array | None = None
     scales: Array | None = None
     product: Array | None = None
@@ -47,13 +48,14 @@ class RowStore:
         """See ``Accumulator``."""
         samples, ids = selected(arrays[0], rows, self.spec.patches, None)
         for chosen, block in self.spec.patches.blocks(samples, ids):
-            values = block.reshape(*block.shape[:2], -1)
+            values = block
             if self.spec.product is not None:
-                values = values @ self.spec.product[:-1] + self.spec.product[-1]
+                values = np.einsum("cpgn,gnm->cpgm", block, self.spec.product[:, :-1]) + self.spec.product[:, -1]
             if self.spec.kept is not None:
                 values = values[..., self.spec.kept]
             if self.spec.scales is not None:
                 values = values * self.spec.scales
+            values = values.reshape(*values.shape[:2], -1)
             for index, sample in zip(chosen, values.astype(np.float32), strict=True):
                 self.rows[int(ids[index])] = sample
 

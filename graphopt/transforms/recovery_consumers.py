@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphopt.analysis.labels import Frozen
-from graphopt.analysis.statistics import Channels, Window
+from graphopt.analysis.statistics import Channels, Directions, Window
 from graphopt.ir import Array
-from graphopt.transforms.reconstruction_layers import Layer, layer_of
+from graphopt.transforms.reconstruction_layers import Layer, layers_of
 from graphopt.transforms.selection_units import Family, Units
 
 
@@ -36,23 +36,26 @@ def find_readings(units: Units, families: list[Family], most_features: int) -> d
     found: dict[int, list[Reading]] = {f.number: [] for f in families}
     members = {node: [f for f in families if node in set(f.nodes)] for node in units.coupling.graph.nodes}
     for node, readers in members.items():
-        layer = layer_of(node) if readers else None
-        if layer is None:
-            continue
-        axes = units.coupling.record.of(node, 0)
-        axis = axes[1 if isinstance(layer.patches, Window) else len(axes) - 1]
-        classes = None if isinstance(axis, Frozen) else units.coupling.solution.classes(axis)
-        if classes is None:
-            continue
-        for family in readers:
-            found[family.number] += _readings(units, family, layer, classes, most_features)
+        for layer in layers_of(node) if readers else ():
+            axes = (
+                units.coupling.record.of(node, 0)
+                if layer.data is node.inputs[0]
+                else units.coupling.record.axes[layer.data]
+            )
+            axis = axes[1 if isinstance(layer.patches, Window) else len(axes) - 1]
+            classes = None if isinstance(axis, Frozen) else units.coupling.solution.classes(axis)
+            if classes is None:
+                continue
+            for family in readers:
+                found[family.number] += _readings(units, family, layer, classes, most_features)
     return found
 
 
 def _readings(units: Units, family: Family, layer: Layer, classes: Array, most_features: int) -> list[Reading]:
-    groups = layer.patches.groups if isinstance(layer.patches, (Window, Channels)) else 1
+    groups = layer.patches.groups if isinstance(layer.patches, (Window, Channels)) else len(layer.matrix())
     features = layer.matrix().shape[1] - 1
-    channels = len(classes) // groups
+    shared = isinstance(layer.patches, Directions)
+    channels = len(classes) if shared else len(classes) // groups
     if channels == 1 and groups > 1:
         return []
     if features > most_features:
@@ -61,7 +64,8 @@ def _readings(units: Units, family: Family, layer: Layer, classes: Array, most_f
     owners = _positions(units, family, classes)
     result = []
     for group in range(groups):
-        low, high = group * channels, (group + 1) * channels
+        low = 0 if shared else group * channels
+        high = low + channels
         own = [(u, p[(p >= low) & (p < high)] - low) for u, p in enumerate(owners)]
         own = [(u, p) for u, p in own if len(p)]
         if not own or len({len(p) for _, p in own}) > 1:

@@ -17,14 +17,14 @@ import numpy as np
 from graphopt.analysis.labels import Axis, Frozen
 from graphopt.analysis.statistics import Gram, GramAccumulator, ProgressCallback, Request, collect
 from graphopt.data.feeds import Dataset, count_samples
-from graphopt.ir import Array
+from graphopt.ir import Array, Node
 from graphopt.model import Model
 from graphopt.transforms.allocation import Term, UnitClass, allocate
 from graphopt.transforms.elimination import Consumer, Elimination, compensated, eliminate
 from graphopt.transforms.keepset import KeepSet
 from graphopt.transforms.least_squares import centred
 from graphopt.transforms.reconstruction_check import OutputJudge, held_back
-from graphopt.transforms.reconstruction_layers import Layer, with_limit
+from graphopt.transforms.reconstruction_layers import Layer, layers_of, with_limit
 from graphopt.transforms.recovery_consumers import Reading, find_readings
 from graphopt.transforms.selection import NARROW, Budget, Policy, active_families
 from graphopt.transforms.selection_units import Family, Units
@@ -104,7 +104,7 @@ def error_curves(
     readings = find_readings(units, families, options.most_features)
     samples = max(1, count_samples(dataset))
     limit = max(1, -(-_ROWS // samples))
-    requests = {r.layer.node: _request(r.layer, limit) for found in readings.values() for r in found}
+    requests = {r.layer.weight: _request(r.layer, limit) for found in readings.values() for r in found}
     grams = collect(
         model, dataset, requests.values(), batch=options.batch, threads=options.threads,
         max_memory=options.max_memory, progress=progress,
@@ -113,7 +113,7 @@ def error_curves(
     for family in families:
         readers = []
         for reading in readings[family.number]:
-            accumulator = grams[requests[reading.layer.node]]
+            accumulator = grams[requests[reading.layer.weight]]
             assert isinstance(accumulator, GramAccumulator)
             readers.append(_consumer(reading, accumulator))
         if readers:
@@ -160,12 +160,10 @@ def _weighted(
 def _probe(model: Model, curve: Curve, removed: Array) -> Model:
     """A clone whose readers of the family do without the removed units and have compensated."""
     clone = model.clone()
-    from graphopt.transforms.reconstruction_layers import layer_of
-
-    by_output = {n.outputs[0].name: n for n in clone.graph.nodes if n.outputs}
+    nodes = {_first_output(n): n for n in clone.graph.nodes}
     for reading, consumer, mean in curve.readers:
-        layer = layer_of(by_output[reading.layer.node.outputs[0].name])
-        assert layer is not None
+        layers = layers_of(nodes[_first_output(reading.layer.node)])
+        layer = next(lay for lay in layers if lay.half == reading.layer.half)
         matrix = layer.matrix()
         weights = compensated(consumer, removed)
         if layer.has_bias:
@@ -173,6 +171,10 @@ def _probe(model: Model, curve: Curve, removed: Array) -> Model:
         matrix[reading.group, :-1] = weights
         layer.assign(clone.graph, matrix)
     return clone
+
+
+def _first_output(node: Node) -> str:
+    return next((t.name for t in node.outputs if not t.is_empty()), "")
 
 
 def _unit_class(curve: Curve, policy: Policy) -> UnitClass:

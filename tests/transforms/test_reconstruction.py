@@ -278,7 +278,52 @@ def test_recurrent_input_weights_recover_a_duplicate(rng, op, gates):
     x = rng.standard_normal((60, 7, 1, 3)).astype(np.float32)
     pruned = cut(model, {n: cuts[n] for n in ("w1", "w")})
     before = np.abs(run(pruned, x[0]) - run(model, x[0])).max()
-    (step,) = reconstruct(pruned, model, data(model, x), origins(cuts))
-    assert step.method == "least squares"
+    steps = reconstruct(pruned, model, data(model, x), origins(cuts))
+    assert steps[0].method == "least squares"
     np.testing.assert_allclose(run(pruned, x[0]), run(model, x[0]), atol=1e-3)
     assert before > 0.02
+
+
+@pytest.mark.parametrize("op", ["LSTM", "GRU"])
+def test_hidden_weights_recover_a_duplicated_unit(rng, op):
+    hidden, gates = 5, 4 if op == "LSTM" else 3
+    weights = {
+        "w": rng.standard_normal((2, gates * hidden, 3)) * 0.5,
+        "r": rng.standard_normal((2, gates * hidden, hidden)) * 0.5,
+        "b": rng.standard_normal((2, 2 * gates * hidden)) * 0.3,
+        "h": rng.standard_normal((hidden, 4)),
+    }
+    for gate in range(gates):
+        for name in ("w", "r"):
+            weights[name][:, gate * hidden + 4] = weights[name][:, gate * hidden + 1]
+        for half in (0, gates * hidden):
+            weights["b"][:, half + gate * hidden + 4] = weights["b"][:, half + gate * hidden + 1]
+    nodes = [
+        helper.make_node(op, ["x", "w", "r", "b"], ["t"], name="cell", hidden_size=hidden, direction="bidirectional"),
+        helper.make_node("MatMul", ["t", "h"], ["y"], name="head"),
+    ]
+    model = build(nodes, weights, {"x": [7, "N", 3]})
+    kept = [0, 1, 2, 3]
+    rows = [g * hidden + k for g in range(gates) for k in kept]
+    both = rows + [gates * hidden + r for r in rows]
+    pruned = model.clone()
+    tensors = pruned.graph.tensors()
+    for name, value in {
+        "w": weights["w"][:, rows],
+        "r": weights["r"][:, rows][:, :, kept],
+        "b": weights["b"][:, both],
+        "h": weights["h"][kept],
+    }.items():
+        pruned.graph.set_weight(tensors[name], value.astype(np.float32))
+    pruned.graph.nodes[0].attrs["hidden_size"] = 4
+    x = rng.standard_normal((80, 7, 1, 3)).astype(np.float32)
+
+    def origin(name):
+        cuts = {"w": {1: rows}, "r": {1: rows, 2: kept}, "b": {1: both}, "h": {0: kept}, "t": {3: kept}}
+        return Source(name, {axis: np.array(k) for axis, k in cuts.get(name, {}).items()})
+
+    before = np.abs(run(pruned, x[0]) - run(model, x[0])).max()
+    steps = reconstruct(pruned, model, data(model, x), origin)
+    assert [s.node for s in steps] == ["cell", "head"]
+    assert before > 0.05
+    np.testing.assert_allclose(run(pruned, x[0]), run(model, x[0]), atol=before / 20)

@@ -19,7 +19,7 @@ from graphopt.analysis.statistics.accumulators import (
 from graphopt.analysis.statistics.engine import Progress, ProgressCallback, Request, Statistics, collect
 from graphopt.analysis.statistics.gram import CrossGram, CrossGramAccumulator, Gram, GramAccumulator
 from graphopt.analysis.statistics.histogram import Histogram, HistogramAccumulator
-from graphopt.analysis.statistics.patches import Channels, Patches, Window
+from graphopt.analysis.statistics.patches import Channels, Directions, Patches, Window
 from graphopt.analysis.statistics.samples import Part, Rows
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Channels",
     "CrossGram",
     "CrossGramAccumulator",
+    "Directions",
     "Gram",
     "GramAccumulator",
     "Histogram",

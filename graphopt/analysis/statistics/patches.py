@@ -59,6 +59,24 @@ class Channels:
 
 
 @dataclass(frozen=True)
+class Directions:
+    """Hidden states of a recurrent node, [time, directions, batch, hidden] (or batch first): a group a direction."""
+
+    directions: int
+    limit: int | None = None
+    batch_axis: int = 2
+
+    def blocks(self, samples: Array, ids: Array) -> Iterator[tuple[Array, Array]]:
+        """See ``Patches``; a position is a time step."""
+        for chosen, where in positions(samples.shape[1], self.limit, ids):
+            yield chosen, samples[chosen] if where is None else samples[chosen][:, where]
+
+    def gram_elements(self, shape: tuple[int, ...]) -> int:
+        """See ``Patches``."""
+        return self.directions * shape[-1] ** 2
+
+
+@dataclass(frozen=True)
 class Window:
     """What each output position of a convolution reads (im2col), features ordered channel, kernel position.
 
