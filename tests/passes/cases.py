@@ -50,6 +50,11 @@ def read_case(path: Path) -> Case:
     return Case(f"{path.parent.name}/{path.stem}", comments[0], step, header + graph, text)
 
 
+def read_text(name: str) -> str:
+    """The text of a case, by ``pass/case``."""
+    return (CASES / f"{name}.txt").read_text("utf-8")
+
+
 def all_cases() -> list[Case]:
     """Every case, sorted."""
     return [read_case(p) for p in sorted(CASES.glob("*/*.txt"))]
