@@ -1,6 +1,6 @@
 """Prunes every graph of the architecture zoo at one ratio and proves each result; prints a table.
 
-    python benchmarks/prune_zoo.py [--ratio 0.5] [--align 1] [--only GLOB]... [--skip-checks] [--out FILE.md] [--part I/N]
+    python benchmarks/prune_zoo.py [--ratio 0.5] [--align 1] [--only GLOB]... [--skip-checks] [--out FILE.md]
 
 The zoo is ``../shared/zoo`` beside the repository, or ``GRAPHOPT_ZOO``. Weights are random: nothing here is accuracy.
 Seconds are CPU time of analysis, selection and slicing, without reading weights from disk and without the check.

@@ -177,12 +177,15 @@ class Prune(Pass[PruneOptions]):
         return removing_but_one(units, marked, (~marked).astype(float), policy)
 
     def _scores(self, model: Model, units: Units, policy: Policy, ctx: Context) -> Array:
+        from graphopt.transforms.activations import ActivationStatistics
         from graphopt.transforms.criteria import find_criterion, score
 
         name = self._criterion(ctx)
         seed = int(ctx.rng().integers(1 << 31))
         if name != "recovery":
-            return score(units, find_criterion(name), self.options.reduction, None, seed)
+            data = ctx.settings.data
+            statistics = None if data is None else ActivationStatistics(model, data, units, ctx.settings.cache_dir)
+            return score(units, find_criterion(name), self.options.reduction, statistics, seed)
         from graphopt.transforms.recovery_selection import recovery_scores
 
         others = score(units, find_criterion("l1"), self.options.reduction, None, seed)

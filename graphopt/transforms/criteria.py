@@ -20,7 +20,7 @@ class Statistics(Protocol):
     """What activation-based criteria read; the calibration engine provides it."""
 
     def channel(self, tensor: Tensor, axis: int, kind: str) -> Array | None:
-        """One number per position of ``axis``: ``kind`` is ``rms``, ``mean_abs``, ``variance`` or ``zeros``."""
+        """One number per position of ``axis``: ``kind`` is ``rms``, ``mean`` or ``variance``."""
 
 
 @dataclass(frozen=True)
@@ -84,16 +84,53 @@ def lamp(part: Slice, statistics: Statistics | None, random: np.random.Generator
     return scores
 
 
+def weight_places(node: Node, rank: int) -> tuple[int, int] | None:
+    """(produced, contracted) axis of the second operand of a product, or None for other operators."""
+    match node.op:
+        case "Conv":
+            return 0, 1
+        case "ConvTranspose":
+            return 1, 0
+        case "Gemm":
+            return (0, 1) if node.attrs.get("transB") else (1, 0)
+        case "MatMul" if rank >= 2:
+            return rank - 1, rank - 2
+    return None
+
+
+def contracted_input(node: Node) -> int | None:
+    """The axis of the first input that a product sums over."""
+    if node.op == "Gemm" and node.attrs.get("transA"):
+        return 0
+    return {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": -1}.get(node.op)
+
+
+def _input_statistic(part: Slice, statistics: Statistics | None, kind: str, name: str) -> Scores | None:
+    """A statistic of the input channels that this slice multiplies, or None when it is no such slice."""
+    if statistics is None:
+        raise UsageError(f"criterion {name} needs calibration data; give --data or choose l1")
+    places, axis = weight_places(part.node, part.values.ndim), contracted_input(part.node)
+    if places is None or axis is None or part.index != 1 or part.axis != places[1]:
+        return None
+    found = statistics.channel(part.node.inputs[0], axis, kind)
+    return None if found is None or len(found) != len(part.classes) else np.asarray(found, np.float64)
+
+
 def wanda(part: Slice, statistics: Statistics | None, random: np.random.Generator) -> Scores | None:
     """|W| times the root mean square of the input channel (Sun et al. 2024), over the consumers of a channel."""
-    if statistics is None:
-        raise UsageError("criterion wanda needs calibration data; give --data or choose l1")
-    x = part.node.inputs[0]
-    place = {"Conv": 1, "ConvTranspose": 1}.get(part.node.op, -1)
-    found = statistics.channel(x, place, "rms")
-    if found is None or len(found) != len(part.classes):
-        return None
-    return np.asarray(np.abs(part.rows()).sum(1, dtype=np.float64) * np.asarray(found, np.float64))
+    found = _input_statistic(part, statistics, "rms", "wanda")
+    return None if found is None else l1(part, statistics, random) * found
+
+
+def fluctuation(part: Slice, statistics: Statistics | None, random: np.random.Generator) -> Scores | None:
+    """Variance of the input channel times the squared norm of its weights (FLAP, An et al. 2024)."""
+    found = _input_statistic(part, statistics, "variance", "fluctuation")
+    return None if found is None else l2(part, statistics, random) ** 2 * found
+
+
+def activation(part: Slice, statistics: Statistics | None, random: np.random.Generator) -> Scores | None:
+    """Root mean square of the channel itself."""
+    return _input_statistic(part, statistics, "rms", "activation")
 
 
 CRITERIA: Mapping[str, Criterion] = {
@@ -104,6 +141,8 @@ CRITERIA: Mapping[str, Criterion] = {
     "fpgm": fpgm,
     "lamp": lamp,
     "wanda": wanda,
+    "fluctuation": fluctuation,
+    "activation": activation,
 }
 REDUCTIONS: Mapping[str, Callable[..., Any]] = {
     "sum": np.add,

@@ -33,8 +33,8 @@ class Equivalence:
     tensors. ``inconclusive`` names families whose exchange moved neither an output nor a probe by 100 tolerances;
     ``tested`` counts the families that were exchanged. ``unstable`` names outputs that differ behind an operator that
     decides (a sort, a threshold) while everything in front of it agrees: rounding decides them, so they prove nothing.
-    ``noise`` is measured only beyond the tolerance: how far the oracle's outputs move when its float inputs change by
-    about one unit in the last place.
+    ``noise`` and ``probe_noise`` are measured only beyond the tolerance: how far outputs and probes of the oracle move
+    when its float inputs change by one unit in the last place.
     """
 
     error: float
@@ -44,11 +44,13 @@ class Equivalence:
     inconclusive: tuple[str, ...] = ()
     unstable: tuple[str, ...] = ()
     noise: float = 0.0
+    probe_noise: float = 0.0
 
     @property
     def passed(self) -> bool:
         """Outputs and probes are within tolerance, or, in an ill-conditioned model, within its own rounding noise."""
-        return max(self.error, self.probe_error) <= max(self.tolerance, _NOISE_FACTOR * self.noise)
+        outputs = max(self.tolerance, _NOISE_FACTOR * self.noise)
+        return self.error <= outputs and self.probe_error <= max(self.tolerance, _NOISE_FACTOR * self.probe_noise)
 
     @property
     def ill_conditioned(self) -> bool:
@@ -116,24 +118,32 @@ def check(
         else:
             weak.append(family.name)
     names_of = tuple(coupling.graph.outputs[i].name for i in unstable)
-    noise = _noise(session, oracle, keep, feeds, expected[:outputs]) if max(error, inner) > tolerance else 0.0
-    return Equivalence(error, inner, tolerance, len(chosen), tuple(weak), names_of, noise)
+    noise = (0.0, 0.0)
+    if max(error, inner) > tolerance:
+        noise = _noise(session, {**feeds, **oracle.feeds(keep)}, expected, list(probes.values()), keep)
+    return Equivalence(error, inner, tolerance, len(chosen), tuple(weak), names_of, *noise)
 
 
-def _noise(session: Any, oracle: Oracle, keep: KeepSet, feeds: Mapping[str, Array], expected: Sequence[Array]) -> float:
-    """The largest change of an output under changes of the float inputs by one unit in the last place."""
-    worst = 0.0
+def _noise(
+    session: Any, feeds: Mapping[str, Array], expected: Sequence[Array], probes: Sequence[_Probe], keep: KeepSet
+) -> tuple[float, float]:
+    """The largest change of an output, and of a probe, when float inputs change by one unit in the last place."""
+    outputs = len(expected) - len(probes)
+    worst, inner = 0.0, 0.0
     for seed in range(3):
         random = np.random.default_rng(seed)
-        near = {
-            name: np.nextafter(x, np.where(random.random(x.shape) < 0.5, -np.inf, np.inf).astype(x.dtype))
-            if x.dtype.kind == "f"
-            else x
-            for name, x in feeds.items()
-        }
-        moved = session.run(None, {**near, **oracle.feeds(keep)})
-        worst = max(worst, difference(expected, moved[: len(expected)]))
-    return worst
+        moved = session.run(None, {name: _nudged(x, random) for name, x in feeds.items()})
+        worst = max(worst, difference(expected[:outputs], moved[:outputs]))
+        for probe, before, after in zip(probes, expected[outputs:], moved[outputs:], strict=True):
+            inner = max(inner, difference([probe.kept(before, keep)], [probe.kept(after, keep)]))
+    return worst, inner
+
+
+def _nudged(x: Array, random: np.random.Generator) -> Array:
+    if x.dtype.kind != "f":
+        return x
+    toward = np.where(random.random(x.shape) < 0.5, -np.inf, np.inf).astype(x.dtype)
+    return np.asarray(np.nextafter(x, toward))
 
 
 def _probes(coupling: Coupling, keep: KeepSet, families: Sequence[Family]) -> dict[Tensor, _Probe]:

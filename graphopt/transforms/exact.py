@@ -16,6 +16,7 @@ from graphopt.analysis.labels.solve import Bools
 from graphopt.analysis.labels.space import Labels
 from graphopt.analysis.opnames import ops
 from graphopt.ir import Array, Node, constant_value
+from graphopt.transforms.criteria import weight_places
 
 _KEEP_ZERO = frozenset(
     ops(
@@ -181,7 +182,7 @@ class _Zeros:
     def _dead_rows(self, node: Node, weight: Array) -> Bools:
         """Output classes of which every weight is zero or meets a zero input."""
         found = self._none.copy()
-        places = _places(node, weight.ndim)
+        places = weight_places(node, weight.ndim)
         if places is None or int(node.attrs.get("group", 1)) != 1:
             return found
         produced, contracted = places
@@ -200,17 +201,6 @@ class _Zeros:
         found[rows[~alive]] = True
         found[rows[alive]] = False
         return found
-
-
-def _places(node: Node, rank: int) -> tuple[int, int] | None:
-    """(produced, contracted) axis of the weight."""
-    if node.op == "Conv":
-        return 0, 1
-    if node.op == "ConvTranspose":
-        return 1, 0
-    if node.op == "Gemm":
-        return (0, 1) if node.attrs.get("transB") else (1, 0)
-    return (rank - 1, rank - 2) if rank >= 2 else None
 
 
 _RULES: Mapping[str, Callable[[_Zeros, Node], Bools]] = {

@@ -38,7 +38,7 @@ def test_the_smallest_rows_go() -> None:
     assert np.flatnonzero(~keep.mask(units.coupling.record.axes[weight][1])).tolist() == [3, 7]
 
 
-@pytest.mark.parametrize("name", sorted(set(CRITERIA) - {"bn_scale", "wanda"}))
+@pytest.mark.parametrize("name", sorted(set(CRITERIA) - {"bn_scale", "wanda", "fluctuation", "activation"}))
 @pytest.mark.parametrize("reduction", ["sum", "mean", "max", "prod"])
 def test_every_criterion_ranks(name: str, reduction: str) -> None:
     units = units_of(tiny(MLP))
@@ -125,3 +125,23 @@ def test_threshold_removes_small_units_and_leaves_one() -> None:
     assert [int(keep.removed[f.classes].sum()) for f in units.families] == [0, 3]
     everything = by_threshold(units, 1e9, Policy())
     assert [len(f) - int(everything.removed[f.classes].sum()) for f in units.families] == [1, 1]
+
+
+@pytest.mark.parametrize("name", ["wanda", "fluctuation", "activation"])
+def test_activation_criteria_read_the_data(name: str) -> None:
+    """A hidden unit that never fires ranks last, whatever its weights."""
+    from graphopt.data.interface import read_interface
+    from graphopt.data.synthetic import SyntheticDataset
+    from graphopt.transforms.activations import ActivationStatistics
+
+    model = tiny(MLP)
+    weight = model.graph.tensors()["w1"]
+    values = np.array(weight.values)
+    values[:, 5] = 0
+    model.graph.set_weight(weight, values)
+    units = units_of(model)
+    data = SyntheticDataset(read_interface(model.serialize()), 16)
+    scores = score(units, CRITERIA[name], statistics=ActivationStatistics(model, data, units))
+    family = units.families[0]
+    assert int(np.argmin(scores[family.classes])) == 5
+    assert (scores[family.classes] >= 0).all()
