@@ -8,6 +8,7 @@ Memory is the peak of a fresh process over what it holds after its imports, as a
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import resource
 import subprocess
@@ -92,7 +93,7 @@ def scale() -> Iterator[str]:
             times.append(time.perf_counter())
             model.serialize()
             times.append(time.perf_counter())
-            steps = " | ".join(f"{b - a:.2f}" for a, b in zip(times, times[1:], strict=False))
+            steps = " | ".join(f"{b - a:.2f}" for a, b in itertools.pairwise(times))
             yield f"| {count:,} {order} | {steps} | {times[-1] - times[0]:.2f} |"
 
 

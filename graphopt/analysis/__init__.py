@@ -1,0 +1,1 @@
+"""Read-only facts about a model: shapes, coupled channels, cost, statistics, differences."""

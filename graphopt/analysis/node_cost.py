@@ -1,7 +1,7 @@
 """What each node costs: multiply-accumulates, parameters, bytes read and written.
 
-MACs are counted for the operators that have weights, and for matrix products of two activations; everything else
-counts as 0 MACs but not as 0 bytes (source of the convention: one MAC per kernel tap, output element and input channel).
+MACs are counted for the operators that have weights, and for matrix products of two activations; everything else counts
+as 0 MACs but not as 0 bytes (the usual convention: one MAC per kernel tap, output element and input channel).
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
 from cli_net import make_net
+from onnx import helper
 
 
 def test_truncated_file(graphopt, net, tmp_path):

@@ -9,8 +9,8 @@ import subprocess
 from html.parser import HTMLParser
 
 import pytest
-
 from report_sample import sample_result
+
 from graphopt.report.html import figures, render, write
 from graphopt.results import as_json
 
