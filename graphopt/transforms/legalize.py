@@ -147,10 +147,11 @@ def float_bias(job: Job) -> None:
 
 def explicit_zero_points(job: Job) -> None:
     """A missing zero point is written down as the 0 that it means. Exact."""
+    view = View(job.model)
     for graph, q in job.quantizers():
         if q.has_zero or q.block_size or q.scale is None or q.node.attrs.get("output_dtype"):
             continue
-        kind = q.type
+        kind = q.type or view.dtype(q.node.inputs[0])
         if kind is None or kind == np.int32:
             continue
         if job.do(q.node, "explicit-zero-point", f"the missing zero point is now 0 of type {kind}"):
