@@ -10,7 +10,6 @@ import typer
 from graphopt.cli import arguments as args
 
 if TYPE_CHECKING:
-    from graphopt.targets.checks import CheckConfig, check_model
     from graphopt.targets.tensorrt_export import DimRange
 
 
@@ -38,6 +37,7 @@ def export(
     from graphopt.errors import UnsupportedError, UsageError
     from graphopt.model import load
     from graphopt.targets import get_target
+    from graphopt.targets.checks import CheckConfig, check_model
     from graphopt.targets.tensorrt_export import choose_ranges, export_tensorrt, make_profile, trtexec_command
 
     output = args.output(json, verbose, quiet)
