@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from graphopt.graph import Graph, subgraphs
 from graphopt.ir import Array, Constant, Node, RawAttribute, Tensor
 from graphopt.model import Model
+from graphopt.pipeline.cleaning import open_editor
 from graphopt.pipeline.context import Context
 from graphopt.pipeline.passes import Pass
 from graphopt.transforms.editing import Editor
@@ -28,7 +30,7 @@ class EliminateCommon(Pass):
 
     def run(self, model: Model, ctx: Context) -> None:
         """Join in one sweep, from the inputs on."""
-        editor = Editor(model.graph, ctx)
+        editor = open_editor(model, ctx)
         outer: dict[Any, Constant] = {}
         for graph in list(model.graph.graphs()):
             _join_constants(graph, editor, outer if graph is model.graph else {})
@@ -39,18 +41,22 @@ class EliminateCommon(Pass):
 
 def _join_constants(graph: Graph, editor: Editor, first: dict[Any, Constant]) -> None:
     editor.rewrite = "constant"
-    sizes: dict[Any, int] = {}
-    for constant in graph.initializers:
-        shape = (str(constant.dtype), constant.shape)
-        sizes[shape] = sizes.get(shape, 0) + 1
-    for constant in graph.initializers:
-        shape = (str(constant.dtype), constant.shape)
-        if sizes[shape] < 2 or not constant.outputs or editor.is_end(constant):
+    samples = {c: _sample(c) for c in graph.initializers if c.outputs and not editor.is_end(c)}
+    alike = Counter(samples.values())
+    for constant, sample in samples.items():
+        if alike[sample] < 2:
             continue
-        key = (*shape, _fingerprint(constant.values))
+        key = (*sample[:2], _fingerprint(constant.values))
         other = first.setdefault(key, constant)
         if other is not constant and editor.allow(constant.outputs[0]):
             editor.changed += editor.replace(constant, other)
+
+
+def _sample(constant: Constant) -> tuple[str, tuple[int, ...], Any]:
+    """Type, shape and a few values: what differs in these needs no closer look."""
+    flat = constant.values.reshape(-1)
+    few = flat[:: max(1, flat.size // 16)]
+    return str(constant.dtype), constant.shape, tuple(few.tolist()) if few.dtype == object else few.tobytes()
 
 
 def _fingerprint(values: Array) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 from graphopt.graph import Graph
 from graphopt.ir import Array, Constant, Node, Tensor, constant_value
 from graphopt.model import Model
+from graphopt.pipeline.cleaning import open_editor
 from graphopt.pipeline.context import Context
 from graphopt.pipeline.options import Options, option
 from graphopt.pipeline.passes import Pass
@@ -34,7 +35,7 @@ class FoldConstants(Pass[FoldConstantsOptions]):
 
     def run(self, model: Model, ctx: Context) -> None:
         """Fold in one sweep."""
-        editor = Editor(model.graph, ctx)
+        editor = open_editor(model, ctx)
         editor.rewrite = "fold"
         Folding(editor, self.options).run()
         lift_constants(editor)

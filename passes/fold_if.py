@@ -7,6 +7,7 @@ from collections import Counter
 from graphopt.graph import Graph
 from graphopt.ir import Node, Tensor
 from graphopt.model import Model
+from graphopt.pipeline.cleaning import open_editor
 from graphopt.pipeline.context import Context
 from graphopt.pipeline.passes import Pass
 from graphopt.transforms.editing import Editor
@@ -23,7 +24,7 @@ class FoldIf(Pass):
     def run(self, model: Model, ctx: Context) -> None:
         """Fold from the outside in, until no condition is known."""
         while True:
-            editor = Editor(model.graph, ctx)
+            editor = open_editor(model, ctx)
             editor.rewrite = "if"
             changed = False
             for graph in list(model.graph.graphs()):
@@ -34,6 +35,7 @@ class FoldIf(Pass):
             editor.finish()
             if not changed:
                 return
+            ctx.invalidate()
 
 
 def _fold(node: Node, graph: Graph, editor: Editor) -> bool:

@@ -9,6 +9,7 @@ import onnx
 
 from graphopt.ir import Array, Constant, Node, Tensor
 from graphopt.model import Model
+from graphopt.pipeline.cleaning import open_editor
 from graphopt.pipeline.context import Context
 from graphopt.pipeline.passes import Pass
 from graphopt.transforms.editing import Editor, Rewrite
@@ -29,7 +30,7 @@ class FoldShapes(Pass):
 
     def run(self, model: Model, ctx: Context) -> None:
         """Fold in one sweep."""
-        editor = Editor(model.graph, ctx)
+        editor = open_editor(model, ctx)
         for node in list(model.graph.walk()):
             for tensor in node.outputs:
                 if editor.is_live(node) and not tensor.is_empty() and not node.is_op("Constant"):

@@ -12,9 +12,14 @@ from graphopt.pipeline.context import Context
 from graphopt.pipeline.options import Options
 from graphopt.pipeline.passes import Guarantee, Pass, weakest
 from graphopt.pipeline.rewrite import RewriteOptions
-from graphopt.transforms.editing import Editor, Rewrite
+from graphopt.transforms.editing import Editor, Rewrite, tensor_facts
 
 CleanOptionsT = TypeVar("CleanOptionsT", bound=RewriteOptions, default=RewriteOptions)
+
+
+def open_editor(model: Model, ctx: Context) -> Editor:
+    """An editor of the model; its facts come from the cache when nothing changed since they were found."""
+    return Editor(model.graph, ctx, ctx.get(tensor_facts))
 
 
 class CleaningPass(Pass[CleanOptionsT]):
@@ -37,6 +42,6 @@ class CleaningPass(Pass[CleanOptionsT]):
 
     def run(self, model: Model, ctx: Context) -> None:
         """Apply the rewrites and remove what is not needed any more."""
-        editor = Editor(model.graph, ctx)
+        editor = open_editor(model, ctx)
         editor.run(self.selected())
         editor.finish()

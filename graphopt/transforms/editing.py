@@ -15,8 +15,17 @@ import numpy as np
 
 from graphopt.graph import Graph, subgraphs
 from graphopt.ir import Array, Constant, Node, Tensor, Variable, constant_value, is_constant
+from graphopt.model import Model
 from graphopt.transforms.fact_rows import ROWS
 from graphopt.transforms.facts import Fact, Interpreter
+
+
+def tensor_facts(model: Model) -> Interpreter:
+    """An analysis: what is known of every tensor of the model, which is put in topological order first."""
+    model.graph.sort()
+    facts = Interpreter(model.graph, ROWS)
+    facts.run()
+    return facts
 
 
 class Gate(Protocol):
@@ -50,14 +59,12 @@ class Rewrite:
 
 
 class Editor:
-    """Edits one model. ``facts`` are those of the tensors as they are now."""
+    """Edits one model. ``facts`` are those of the tensors as they are now, and are kept up to date."""
 
-    def __init__(self, root: Graph, gate: Gate) -> None:
-        root.sort()
+    def __init__(self, root: Graph, gate: Gate, facts: Interpreter) -> None:
         self.root = root
         self.gate = gate
-        self.facts = Interpreter(root, ROWS)
-        self.facts.run()
+        self.facts = facts
         self.changed = 0
         self.rewrite = ""
         self._owners: dict[Node, Graph] = {}
