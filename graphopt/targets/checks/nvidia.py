@@ -9,6 +9,7 @@ from graphopt.data.interface import read_interface
 from graphopt.ir import Node
 from graphopt.results import BuiltKernel, EngineReport, LayerPrecision, Problem
 from graphopt.targets.checks.base import COMPUTE, View, dequantized, fixed_source, quantized_layers
+from graphopt.targets.checks.tensorrt import IN_PLUGIN_LIBRARY
 from graphopt.targets.marking import display_names
 from graphopt.targets.tensorrt_rtx import Build, Inspection, Profiles, inspect
 
@@ -22,6 +23,7 @@ _TYPES = {
     "Int4": "int4",
 }
 _PLAIN_NO = "not supported"
+_NO_LIBRARY = "not decided: TensorRT has this operator in its plugin library, which TensorRT for RTX lacks"
 _POINTWISE = "kgen"
 _NO_INT8 = {"sm75": "this builder has no int8 kernels for sm75"}
 
@@ -41,7 +43,7 @@ def ask_nvidia(view: View, problems: Sequence[Problem], capabilities: Sequence[s
     profiles, missing = build_profiles(view)
     found = inspect(view.model, () if missing else capabilities, profiles, seconds)
     tool = f"NVIDIA TensorRT for RTX {found.version or '(no answer)'}, no GPU"
-    not_checked = [] if found.parsed else ["not built: the parser refuses the model"]
+    not_checked = [] if found.parsed else ["not built: NVIDIA's parser refuses the model"]
     if missing and found.parsed:
         not_checked = [f"not built: give numbers for {', '.join(missing)} (--dim NAME=N)"]
     if found.crash:
@@ -84,10 +86,12 @@ def _merge(problems: Sequence[Problem], found: Inspection) -> tuple[Problem, ...
     named = {p.node for p in merged if p.severity == "error"}
     for error in found.errors:
         known = not error.node and any(p.severity == "error" for p in merged)
-        if error.node not in named and not known:
+        if error.op in IN_PLUGIN_LIBRARY:
+            merged.append(Problem("plugin", "warning", error.node, error.op, _NO_LIBRARY, "parse with TensorRT itself"))
+        elif error.node not in named and not known:
             merged.append(Problem("parser", "error", error.node, error.op, f"NVIDIA's parser: {error.message}"))
             named.add(error.node)
-    if not found.parsed and not found.crash and not any(p.severity == "error" for p in merged):
+    if not (found.parsed or found.crash or found.errors or any(p.severity == "error" for p in merged)):
         merged.append(Problem("parser", "error", "", "", "NVIDIA's parser refuses the model and names no node"))
     return tuple(merged)
 

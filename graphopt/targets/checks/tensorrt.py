@@ -22,7 +22,7 @@ MIN_OPSET = 9
 _MICROSOFT_KNOWN = frozenset(
     {"Gelu", QUANTIZE, DEQUANTIZE, "GroupQueryAttention", "RotaryEmbedding", "MultiHeadAttention", "MatMulNBits"}
 )
-_IN_PLUGIN_LIBRARY = frozenset({"NonZero", "RoiAlign", "DeformConv"})
+IN_PLUGIN_LIBRARY = frozenset({"NonZero", "RoiAlign", "DeformConv"})
 _REFUSED_TYPES = frozenset({"int16", "uint16", "uint32", "uint64", "object", "complex64", "complex128"})
 _DYNAMIC = frozenset({"DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"})
 
@@ -72,7 +72,7 @@ def _unknown_operators(view: View) -> Iterator[Finding]:
             continue
         if domain == "":
             row = table.get(node.op)
-            if node.op in _IN_PLUGIN_LIBRARY:
+            if node.op in IN_PLUGIN_LIBRARY:
                 yield Finding(node, _PLUGIN_TEXT.format(node.op), "build with the plugin library", severity="note")
             elif node.op in _DYNAMIC:
                 yield Finding(node, f"{node.op} (dynamic quantization) is not supported", _STATIC)
@@ -94,7 +94,7 @@ def _restricted_operators(view: View) -> Iterator[Finding]:
     table = operator_table()
     for node in view.nodes:
         row = None if node.domain else table.get(node.op)
-        if row is None or not row.known or row.passed or not row.cases or node.op in _IN_PLUGIN_LIBRARY:
+        if row is None or not row.known or row.passed or not row.cases or node.op in IN_PLUGIN_LIBRARY:
             continue
         if node.op == "LayerNormalization" and sum(not t.is_empty() for t in node.outputs) == 1:
             continue

@@ -126,3 +126,11 @@ def test_kernel_precision():
     assert kernel_precision(kernel(("Half",), ("Half",))) == "float16"
     assert kernel_precision(kernel(("Int8", "Int8"), ())) == "int8"
     assert kernel_precision(kernel(("Int8", "Float"), ("Float",)), weighted=False) == "int8"
+
+
+def test_an_operator_of_the_plugin_library_is_not_called_an_error():
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[3,3] x) => (int64[2,N] y) { y = NonZero(x) }'
+    report = check(onnx.parser.parse_model(text))
+    assert report.runs
+    assert {p.rule for p in report.problems} == {"operator", "plugin"}
+    assert report.not_checked
