@@ -2,16 +2,18 @@
 
 For each trained model in models/ and each share of MACs: L2 one-shot, L2 with mean and standard deviation of every
 channel matched (what recalibrating BatchNorm does), and graphopt's own selection and compensation. Widths are not
-aligned. Calibration images are unlabelled training images; accuracy is that of the whole test set.
+aligned. Calibration images are unlabelled training images; accuracy is that of the whole test set. Results are kept in
+results/recover.json as well, so that models can be run one at a time.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,7 @@ sys.path.insert(0, str(ROOT / "models"))
 from dataset import DEBIAN_DIR, as_input, load_split  # noqa: E402
 
 BATCH = 250
+MODELS = ["residual", "depthwise", "vgg", "transformer", "recurrent", "lenet"]
 VARIANTS = {
     "L2 one-shot": "cleanup,prune:keep_macs={keep}:criterion=l2:recover=false:align=1:verify=false",
     "L2 + scale/bias matching": (
@@ -46,7 +49,7 @@ class Row:
     baseline: float
     variant: str
     keep: float
-    accuracies: tuple[float, ...]
+    accuracies: list[float]
     macs: float
     seconds: float
 
@@ -88,7 +91,7 @@ class Bench:
 def main() -> None:
     arguments = _parser().parse_args()
     bench = Bench(arguments.data, arguments.samples)
-    rows: list[Row] = []
+    store = arguments.out.with_suffix(".json")
     for name in arguments.models:
         path = ROOT / "models" / f"{name}.onnx"
         if not path.is_file():
@@ -98,11 +101,21 @@ def main() -> None:
         for keep in arguments.keep:
             for variant, text in VARIANTS.items():
                 cells = [bench.prune(path, text.format(keep=keep), seed) for seed in arguments.seeds]
-                accuracies = tuple(c[0] for c in cells)
+                accuracies = [c[0] for c in cells]
                 row = Row(name, baseline, variant, keep, accuracies, cells[0][1], max(c[2] for c in cells))
-                rows.append(row)
+                rows = _merged(store, row)
                 print(row, flush=True)
                 arguments.out.write_text(table(rows, arguments.samples), "utf-8")
+
+
+def _merged(store: Path, row: Row) -> list[Row]:
+    """All rows measured so far, this one included; written back."""
+    rows = [Row(**r) for r in json.loads(store.read_text())] if store.is_file() else []
+    key = (row.model, row.keep, row.variant)
+    rows = [r for r in rows if (r.model, r.keep, r.variant) != key] + [row]
+    rows.sort(key=lambda r: (MODELS.index(r.model) if r.model in MODELS else 99, -r.keep))
+    store.write_text(json.dumps([asdict(r) for r in rows], indent=1) + "\n")
+    return rows
 
 
 def table(rows: list[Row], samples: int) -> str:
@@ -126,15 +139,14 @@ def table(rows: list[Row], samples: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _cell(values: tuple[float, ...]) -> str:
+def _cell(values: list[float]) -> str:
     mean = f"{np.mean(values):.2f}"
     return mean if len(values) == 1 else f"{mean} ({min(values):.2f} to {max(values):.2f})"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
-    names = ["residual", "depthwise", "vgg", "transformer", "recurrent", "lenet"]
-    parser.add_argument("models", nargs="*", default=names)
+    parser.add_argument("models", nargs="*", default=MODELS)
     parser.add_argument("--keep", type=float, nargs="+", default=[0.7, 0.5, 0.3], help="shares of MACs that stay")
     parser.add_argument("--samples", type=int, default=1024)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])

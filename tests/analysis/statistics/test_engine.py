@@ -128,3 +128,10 @@ def test_cache_survives_damage(conv_model, images, tmp_path, dataset):
     seen = []
     collect(conv_model, data, requests(), cache=tmp_path, progress=seen.append)
     assert seen
+
+
+def test_large_models_go_through_a_file_with_external_data(conv_model, images, dataset, monkeypatch):
+    data = dataset(conv_model, {"x": images})
+    inline = collect(conv_model, data, requests())
+    monkeypatch.setattr("graphopt.analysis.statistics.exposure._INLINE_BYTES", 0)
+    same(inline, collect(conv_model, data, requests()))
