@@ -15,7 +15,9 @@ class CleanupOptions(Options):
         "equivalent", "exact: only rewrites that keep every output bit for bit; equivalent: all of them."
     )
     limit_kb: int = option(1024, "A folded value may be this many kB larger than the constants it replaces.", ge=0)
-    growth_kb: int = option(8192, "All folded values of one sweep may grow the file by this many kB.", ge=0)
+    growth_kb: int = option(
+        8192, "When all folded values together grow the file by more kB than this, only small ones are folded.", ge=0
+    )
     keep_gelu: bool = option(True, "Keep GELUs whole, which runtimes run faster; false leaves fewer nodes.")
 
 

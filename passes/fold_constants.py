@@ -16,12 +16,17 @@ from graphopt.pipeline.passes import Pass
 from graphopt.transforms.editing import Editor
 from graphopt.transforms.evaluate import evaluate, may_fold
 
+SMALL = 4096
+"""Bytes that a folded value may always add."""
+
 
 class FoldConstantsOptions(Options):
     """Options of ``fold_constants``."""
 
     limit_kb: int = option(1024, "A folded value may be this many kB larger than the constants that it replaces.", ge=0)
-    growth_kb: int = option(8192, "All folded values together may grow the file by this many kB.", ge=0)
+    growth_kb: int = option(
+        8192, "When all folded values together grow the file by more kB than this, only small ones are folded.", ge=0
+    )
 
 
 class FoldConstants(Pass[FoldConstantsOptions]):
@@ -57,10 +62,14 @@ class Folding:
         order = [n for graph in self._editor.root.graphs() for n in graph.nodes]
         foldable = self._foldable(order)
         done = [n for n in order if n in foldable and self._compute(n, foldable)]
-        computed = set(done)
-        for node in reversed(done):
-            if not self._commit(node, computed):
-                computed.discard(node)
+        chosen, growth = self._choose(done, self._limit)
+        if growth > self._growth:
+            self._editor.gate.skipped(
+                None, f"folding everything would grow the file by {growth // 1024} kB; only what is small is folded"
+            )
+            chosen, _ = self._choose(done, SMALL)
+        for node, needed in chosen:
+            self._commit(node, needed)
 
     def _foldable(self, order: Sequence[Node]) -> set[Node]:
         """Nodes that depend on constants only and whose results are not too large to compute."""
@@ -109,29 +118,40 @@ class Folding:
         """Whether folding frees the constant: nothing else reads it."""
         return isinstance(tensor, Constant) and all(n in foldable for n in tensor.outputs)
 
-    def _commit(self, node: Node, computed: set[Node]) -> bool:
-        """Turn the outputs that somebody needs into constants; False when one would be too large."""
+    def _choose(self, done: Sequence[Node], limit: int) -> tuple[list[tuple[Node, list[Tensor]]], int]:
+        """The nodes whose outputs become constants, with those outputs, and by how much that grows the file.
+
+        A result that grows the file by more than ``limit`` stays computed, and so what it is computed from is needed.
+        """
+        computed = set(done)
+        chosen: list[tuple[Node, list[Tensor]]] = []
+        total = 0
+        for node in reversed(done):
+            needed = [t for t in node.outputs if not t.is_empty() and self._is_needed(t, computed)]
+            growth = [self._computed[t].nbytes - sum(_bytes(r) for r in self._roots[t]) for t in needed]
+            if any(g > limit for g in growth):
+                self._editor.gate.skipped(node, f"not folded: the file would grow by {max(growth) // 1024} kB")
+                computed.discard(node)
+            elif needed:
+                chosen.append((node, needed))
+                total += sum(max(0, g) for g in growth)
+        return chosen, total
+
+    def _is_needed(self, tensor: Tensor, computed: set[Node]) -> bool:
+        return self._editor.is_end(tensor) or any(r not in computed for r in tensor.outputs)
+
+    def _commit(self, node: Node, needed: Sequence[Tensor]) -> None:
         editor = self._editor
-        needed = [
-            t
-            for t in node.outputs
-            if not t.is_empty() and (editor.is_end(t) or any(r not in computed for r in t.outputs))
-        ]
-        if not needed:
-            return True
-        sizes = [(self._computed[t].nbytes, sum(r.nbytes for r in self._roots[t])) for t in needed]
-        growth = sum(max(0, size - freed) for size, freed in sizes)
-        if any(size > freed + self._limit for size, freed in sizes) or growth > self._growth:
-            editor.gate.skipped(node, f"not folded: the file would grow by {growth // 1024} kB")
-            return False
         if not editor.allow(node):
-            return False
-        self._growth -= growth
+            return
         for tensor in needed:
             constant = editor.const(node, self._computed[tensor], hint=f"{tensor.name}_folded")
             if editor.replace(tensor, constant):
                 editor.changed += 1
-        return True
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.nbytes if isinstance(tensor, Constant) else 0
 
 
 def lift_constants(editor: Editor) -> None:
@@ -152,6 +172,7 @@ def lift(editor: Editor, graph: Graph, node: Node) -> None:
     if not editor.allow(node):
         return
     name = output.name
+    editor.allow_initializers()
     constant = Constant(name, values)
     constant.id = output.id
     graph.initializers.append(constant)

@@ -19,7 +19,7 @@ CleanOptionsT = TypeVar("CleanOptionsT", bound=RewriteOptions, default=RewriteOp
 
 def open_editor(model: Model, ctx: Context) -> Editor:
     """An editor of the model; its facts come from the cache when nothing changed since they were found."""
-    return Editor(model.graph, ctx, ctx.get(tensor_facts))
+    return Editor(model, ctx, ctx.get(tensor_facts))
 
 
 class CleaningPass(Pass[CleanOptionsT]):

@@ -61,7 +61,9 @@ class Rewrite:
 class Editor:
     """Edits one model. ``facts`` are those of the tensors as they are now, and are kept up to date."""
 
-    def __init__(self, root: Graph, gate: Gate, facts: Interpreter) -> None:
+    def __init__(self, model: Model, gate: Gate, facts: Interpreter) -> None:
+        root = model.graph
+        self.model = model
         self.root = root
         self.gate = gate
         self.facts = facts
@@ -230,8 +232,16 @@ class Editor:
 
     def const(self, near: Node, values: Array | np.generic | Sequence[int], hint: str = "") -> Constant:
         """A new initializer in the graph of ``near``; a sequence is int64."""
+        self.allow_initializers()
         array = np.asarray(values, np.int64 if isinstance(values, (list, tuple)) else None)
         return self.owner(near).new_constant(hint or f"{near.name or near.op}_const", array)
+
+    def allow_initializers(self) -> None:
+        """Before IR version 4 every initializer is an input too, with a default; from then on it may be constant."""
+        if self.model.ir_version < 4:
+            self.model.ir_version = 4
+            for graph in self.root.graphs():
+                graph.ir_version = 4
 
     def set_input(self, node: Node, index: int, tensor: Tensor | None) -> None:
         """Make input ``index`` read another tensor, or leave it out; what then is not needed is removed."""
