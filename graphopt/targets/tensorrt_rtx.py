@@ -26,6 +26,7 @@ MODULE = "tensorrt_rtx_bindings"
 CAPABILITIES = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 DEFAULT_CAPABILITY = "sm86"
 SECONDS = 300
+UNREADABLE = "unreadable"
 
 Profiles: TypeAlias = Mapping[str, tuple[Sequence[int], Sequence[int], Sequence[int]]]
 """Input name -> smallest, best and largest shape."""
@@ -131,17 +132,19 @@ _ONNX = re.compile(r"\[ONNX Layer: (?P<node>graphopt_node_\d+_)")
 def parse_layers(text: str, names: Mapping[str, str]) -> tuple[BuiltKernel, ...]:
     """The kernels that the builder's verbose ``Layers:`` block lists, one a line.
 
-    ``names`` gives the model's name for each marked node. Shapes and strides are left out.
+    ``names`` gives the model's name for each marked node. Shapes and strides are left out. A line of another form
+    becomes a kernel of kind ``UNREADABLE``, so that nothing is lost in silence.
     """
     kernels = []
     for line in text.splitlines():
         if not line.startswith("Name: "):
             continue
-        flat = re.sub(r"\[[\d,\-]*\]", "", line)
+        flat = re.sub(r"\[[\d,\-]+\]", "", line)
         found = _KERNEL.match(flat)
-        if found is None:
-            continue
         nodes = dict.fromkeys(names.get(n, n) for n in _ONNX.findall(line))
+        if found is None:
+            kernels.append(BuiltKernel(line[6:60], UNREADABLE, tuple(nodes), (), (), ()))
+            continue
         kernels.append(
             BuiltKernel(
                 MARK.sub(lambda m: names.get(m[0], m[0]), re.sub(r"_myl\d+_\d+$", "", found["name"])),

@@ -22,6 +22,7 @@ _TYPES = {
     "FP8": "float8",
     "Int4": "int4",
 }
+_FLOATS = ("Float", "Half", "BFloat16", "FP8")
 _PLAIN_NO = "not supported"
 _NO_LIBRARY = "not decided: TensorRT has this operator in its plugin library, which TensorRT for RTX lacks"
 _POINTWISE = "kgen"
@@ -146,12 +147,13 @@ def kernel_precision(kernel: BuiltKernel, weighted: bool = True) -> str:
     integers = kernel.inputs.count("Int8")
     if integers and not weighted:
         return "int8"
-    if integers and (integers > 1 or "Int8" in kernel.constants or not kernel.constants):
+    alone = len(kernel.inputs) == 1 and not kernel.constants
+    if integers and (integers > 1 or "Int8" in kernel.constants or alone):
         return "int8"
-    packed = next((t for t in ("Int8", "Int4") if t in kernel.constants or t in kernel.inputs[1:]), "")
+    packed = next((t for t in ("Int8", "Int4") if not integers and t in kernel.constants), "")
     if packed:
         return f"{_TYPES[packed]} weights"
-    first = next(iter(kernel.inputs), "")
+    first = next((t for t in (*kernel.inputs, *kernel.constants, *kernel.outputs) if t in _FLOATS), "")
     return _TYPES.get(first, first.lower())
 
 

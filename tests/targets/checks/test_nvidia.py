@@ -125,6 +125,9 @@ def test_kernel_precision():
     assert kernel_precision(kernel(("Float",), ("Int8", "Float"))) == "int8 weights"
     assert kernel_precision(kernel(("Half",), ("Half",))) == "float16"
     assert kernel_precision(kernel(("Int8", "Int8"), ())) == "int8"
+    assert kernel_precision(kernel(("Int8", "Float"), ("Int8", "Float"))) == "int8"
+    assert kernel_precision(kernel(("Int8", "Float"), ())) == "float32"
+    assert kernel_precision(kernel((), ("Float",))) == "float32"
     assert kernel_precision(kernel(("Int8", "Float"), ("Float",)), weighted=False) == "int8"
 
 
@@ -134,3 +137,23 @@ def test_an_operator_of_the_plugin_library_is_not_called_an_error():
     assert report.runs
     assert {p.rule for p in report.problems} == {"operator", "plugin"}
     assert report.not_checked
+
+
+LAYERS = """Layers:
+Name: graphopt_node_1__myl0_1, LayerType: gemm, Inputs: [ { Name: a, Dimensions: [16,8], Strides: [8,1], \
+Datatype: Int8, Format: x }], Constants: [ { Name: w, Dimensions: [8,8], Datatype: Int8, Format: x }, \
+{ Name: s, Dimensions: [8], Datatype: Float, Format: x }], Outputs: [ { Name: y, Dimensions: [16,8], \
+Datatype: Float, Format: x }], TacticName: t, StreamId: 0, Metadata: [ONNX Layer: graphopt_node_1_][ONNX Layer: q]
+Name: __myl_Cast, LayerType: kgen, Inputs: [], Constants: [], Outputs: [ { Name: z, Datatype: Half }], TacticName: t
+Name: something else of graphopt, Metadata: [ONNX Layer: graphopt_node_2_]
+
+I/O Tensors:
+ Name: x, IOMode: Input
+"""
+
+
+def test_layers_are_read_and_none_is_lost():
+    first, second, third = tensorrt_rtx.parse_layers(LAYERS, {"graphopt_node_1_": "fc", "graphopt_node_2_": "odd"})
+    assert first == BuiltKernel("fc", "gemm", ("fc",), ("Int8",), ("Int8", "Float"), ("Float",))
+    assert second == BuiltKernel("__myl_Cast", "kgen", (), (), (), ("Half",))
+    assert (third.kind, third.nodes) == (tensorrt_rtx.UNREADABLE, ("odd",))
