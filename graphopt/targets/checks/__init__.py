@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from graphopt.model import Model
 from graphopt.results import CheckReport, EngineReport, Problem
 from graphopt.targets.base import Target
-from graphopt.targets.checks.base import Rule, View
+from graphopt.targets.checks.base import LEAVE_IN_FLOAT, Rule, View
 
 _ORDER = {"error": 0, "warning": 1, "note": 2}
 
@@ -106,7 +106,14 @@ def _onnxruntime(model: Model, target: Target, found: _Findings) -> None:
         found.engines.append(engine)
         flagged = {p.node for p in found.problems if p.severity == "warning"}
         found.problems.extend(
-            Problem("float-layer", "warning", layer.node, layer.op, f"Q/DQ, yet it runs as {layer.kernel or 'unknown'}")
+            Problem(
+                "float-layer",
+                "warning",
+                layer.node,
+                layer.op,
+                f"Q/DQ, yet it runs as {layer.kernel or 'unknown'}",
+                LEAVE_IN_FLOAT,
+            )
             for layer in engine.float_anyway
             if layer.node not in flagged
         )

@@ -19,6 +19,7 @@ from graphopt.results import Problem, Severity
 QUANTIZE = "QuantizeLinear"
 DEQUANTIZE = "DequantizeLinear"
 MICROSOFT = "com.microsoft"
+LEAVE_IN_FLOAT = "leave it in float: here its Q/DQ cost accuracy and bring no speed"
 COMPUTE = {"Conv": 1, "ConvTranspose": 1, "MatMul": 1, "Gemm": 1}
 """Operators that have a weight, and its position."""
 

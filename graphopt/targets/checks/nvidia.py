@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from graphopt.data.interface import read_interface
 from graphopt.ir import Node
 from graphopt.results import BuiltKernel, EngineReport, LayerPrecision, Problem
-from graphopt.targets.checks.base import COMPUTE, View, dequantized, fixed_source, quantized_layers
+from graphopt.targets.checks.base import COMPUTE, LEAVE_IN_FLOAT, View, dequantized, fixed_source, quantized_layers
 from graphopt.targets.checks.tensorrt import IN_PLUGIN_LIBRARY
 from graphopt.targets.marking import display_names
 from graphopt.targets.tensorrt_rtx import Build, Inspection, Profiles, inspect
@@ -168,6 +168,7 @@ def _engine_problems(engine: EngineReport) -> list[Problem]:
             layer.node,
             layer.op,
             f"Q/DQ, yet {layer.precision or 'unknown'} on {engine.capability}: {layer.reason}",
+            LEAVE_IN_FLOAT,
         )
         for layer in engine.float_anyway
     ]

@@ -83,7 +83,7 @@ def cpu_kernels(model: Model) -> EngineReport:
         if node.op in COMPUTE and not node.domain:
             ops = runs_as.get(node.name, [])
             integer = next((op for op in ops if _INTEGER.match(op)), "")
-            precision = "int8" if integer else "float32" if ops else ""
+            precision = "int8" if integer else "float" if ops or node.name not in quantized else ""
             layers.append(
                 LayerPrecision(names[node.name], node.op, node.name in quantized, precision, integer or listed(ops, 1))
             )

@@ -157,3 +157,18 @@ def test_layers_are_read_and_none_is_lost():
     assert first == BuiltKernel("fc", "gemm", ("fc",), ("Int8",), ("Int8", "Float"), ("Float",))
     assert second == BuiltKernel("__myl_Cast", "kgen", (), (), (), ("Half",))
     assert (third.kind, third.nodes) == (tensorrt_rtx.UNREADABLE, ("odd",))
+
+
+def test_a_crash_of_nvidias_code_is_reported_and_not_taken_for_a_refusal(monkeypatch):
+    import subprocess
+
+    real = subprocess.run
+
+    def crash(command, **options):
+        return real([command[0], "-c", "import os; os.kill(os.getpid(), 11)"], **options)
+
+    monkeypatch.setattr("graphopt.targets.tensorrt_rtx.subprocess.run", crash)
+    report = check(qdq_net(Flavour()))
+    assert "-11" in " ".join(report.not_checked)
+    assert report.engines == ()
+    assert report.problems == ()
