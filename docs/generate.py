@@ -57,7 +57,8 @@ def _cases(name: str) -> Iterator[str]:
         yield from (f"### {title}", "")
         if notes:
             yield from (f"({notes})", "")
-        yield from ("```", graph.strip(), "```", "", "becomes" if after.strip() != "unchanged" else "stays as it is", "")
+        verb = "becomes" if after.strip() != "unchanged" else "stays as it is"
+        yield from ("```", graph.strip(), "```", "", verb, "")
         if after.strip() != "unchanged":
             yield from ("```", "\n".join(line.rstrip() for line in after.strip().splitlines()), "```", "")
 

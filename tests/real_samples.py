@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-WORDS = ["quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "0123", "4567", "Total", "89.10", "Invoice", "March", "graph", "node", "Conv", "MatMul", "Berlin", "Kyoto"]
+WORDS = ("quick", "brown", "fox", "jumps", "lazy", "0123", "4567", "Total", "89.10", "Invoice", "node", "Berlin")
 
 
 def model_file(package: str, path: str) -> Path:

@@ -102,8 +102,15 @@ class _State:
     def __init__(self, consumer: Consumer, damping: float, units: int) -> None:
         import scipy.linalg
 
-        damped = _damped(consumer.gram, damping)
-        factor = scipy.linalg.cho_factor(damped, lower=True, check_finite=False)
+        while True:
+            damped = _damped(consumer.gram, damping)
+            try:
+                factor = scipy.linalg.cho_factor(damped, lower=True, check_finite=False)
+                break
+            except np.linalg.LinAlgError:
+                if damping > 1:
+                    raise
+                damping = max(10 * damping, 1e-6)
         self.inverse = scipy.linalg.cho_solve(factor, np.eye(len(damped)), check_finite=False)
         self.weights = consumer.weights.astype(np.float64)
         numbers = np.arange(units) if consumer.units is None else consumer.units

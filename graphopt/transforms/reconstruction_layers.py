@@ -171,7 +171,7 @@ def _conv(node: Node, limit: int | None) -> Layer | None:
         return matrix.transpose(0, 2, 1).reshape(shape)
 
     return Layer(
-        node, node.inputs[0], weight, node.outputs[0], window, Channels(1, 1, limit), bias, True, 1,
+        node, node.inputs[0], weight, node.outputs[0], window, Channels(-1 - spatial, 1, limit), bias, True, 1,
         to_matrix, from_matrix,
     )  # fmt: skip
 
@@ -208,7 +208,7 @@ def _conv_transpose(node: Node, limit: int | None) -> Layer | None:
         return np.ascontiguousarray(cut.transpose(0, 1, 3, 2)).reshape(shape)
 
     return Layer(
-        node, node.inputs[0], weight, node.outputs[0], window, Channels(1, 1, limit), bias, True, 0,
+        node, node.inputs[0], weight, node.outputs[0], window, Channels(-1 - spatial, 1, limit), bias, True, 0,
         to_matrix, from_matrix,
     )  # fmt: skip
 

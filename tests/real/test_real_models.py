@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -21,6 +19,10 @@ def run(model, out, calibration, evaluation, passes=PASSES):
     return run_job(Job(model, out, passes, data=data, measuring=Measuring(time=False)))
 
 
+def bare(text):
+    return text.replace(" ", "")
+
+
 def session(path):
     return ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
@@ -28,7 +30,7 @@ def session(path):
 @pytest.fixture
 def ocr(tmp_path):
     model = model_file("rapidocr_onnxruntime", "models/ch_PP-OCRv4_rec_infer.onnx")
-    np.savez(tmp_path / "calib.npz", x=text_lines(16, 1)[0])
+    np.savez(tmp_path / "calib.npz", x=text_lines(48, 1)[0])
     images, texts = text_lines(16, 2)
     np.savez(tmp_path / "score.npz", x=images)
     return model, images, texts
@@ -46,7 +48,7 @@ def test_ocr_cleaned_reads_the_same(ocr, tmp_path):
     result = run(model, out, tmp_path / "calib.npz", tmp_path / "score.npz", "cleanup")
     assert result.comparison.worst < 1e-4
     assert read(out, images) == read(model, images)
-    assert np.mean([a == b for a, b in zip(read(model, images), texts, strict=True)]) > 0.8
+    assert np.mean([bare(a) == bare(b) for a, b in zip(read(model, images), texts, strict=True)]) > 0.8
 
 
 def test_ocr_through_the_whole_pipeline(ocr, tmp_path):
@@ -81,7 +83,7 @@ def test_silero_through_the_whole_pipeline(tmp_path):
 
 def test_the_interface_of_real_models_is_kept(tmp_path):
     model = model_file("silero_vad", "data/silero_vad_16k_sequence.onnx")
-    run_job(Job(model, tmp_path / "o.onnx", "cleanup", data=dataclasses.replace(JobData(), dims={"sequence_length": 4})))
+    run_job(Job(model, tmp_path / "o.onnx", "cleanup", data=JobData(dims={"sequence_length": 4})))
     before, after = onnx.load(model).graph, onnx.load(tmp_path / "o.onnx").graph
     for one, two in ((before.input, after.input), (before.output, after.output)):
         assert [i.name for i in one] == [i.name for i in two]

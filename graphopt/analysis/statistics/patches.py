@@ -96,13 +96,17 @@ class Window:
     batch_axis: int = 0
 
     def blocks(self, samples: Array, ids: Array) -> Iterator[tuple[Array, Array]]:
-        """See ``Patches``."""
-        stuffed = self._stuffed(samples)
-        pads = self.resolved_pads(stuffed.shape[2:])
+        """See ``Patches``. Of a merged batch [count, merged, ...] every member gives positions of its sample."""
         spatial = len(self.kernel)
+        merged = samples.shape[1] if samples.ndim == spatial + 3 else 1
+        stuffed = self._stuffed(samples.reshape(-1, *samples.shape[-spatial - 1 :]))
+        pads = self.resolved_pads(stuffed.shape[2:])
         padded = np.pad(stuffed, [(0, 0), (0, 0), *((pads[i], pads[i + spatial]) for i in range(spatial))])
         base, offsets = self._indices(padded.shape[2:])
-        flat = padded.reshape(*padded.shape[:2], -1)
+        size = math.prod(padded.shape[2:])
+        base = (np.arange(merged)[:, None] * size + base).reshape(-1)
+        members = padded.reshape(len(samples), merged, padded.shape[1], size)
+        flat = members.swapaxes(1, 2).reshape(len(samples), padded.shape[1], -1)
         for chosen, where in positions(len(base), self.limit, ids):
             index = (base if where is None else base[where])[:, None] + offsets
             taken = np.take(flat[chosen], index.reshape(-1), axis=2)
