@@ -62,12 +62,12 @@ def _degraded(picture: Image.Image, rng: np.random.Generator, scoring: bool) -> 
     pixels = np.asarray(picture, np.float32)
     if scoring:
         picture = Image.fromarray(pixels.astype(np.uint8)).rotate(
-            float(rng.uniform(-1.5, 1.5)), resample=Image.Resampling.BILINEAR, fillcolor=int(pixels[0, 0])
+            float(rng.uniform(-1.0, 1.0)), resample=Image.Resampling.BILINEAR, fillcolor=int(pixels[0, 0])
         )
         pixels = np.asarray(picture, np.float32)
-        spots = rng.random(pixels.shape) < 0.02
+        spots = rng.random(pixels.shape) < 0.003
         pixels = np.where(spots, rng.integers(0, 256, pixels.shape), pixels)
-        pixels = (pixels - pixels.mean()) * rng.uniform(0.4, 1.0) + pixels.mean()
+        pixels = (pixels - pixels.mean()) * rng.uniform(0.6, 1.0) + pixels.mean()
     else:
         picture = picture.filter(ImageFilter.GaussianBlur(float(rng.uniform(0, 1.0))))
         pixels = np.asarray(picture, np.float32) + rng.normal(0, rng.uniform(0, 14), picture.size[::-1])

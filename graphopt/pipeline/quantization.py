@@ -120,6 +120,6 @@ def _check_cpu(ctx: Context, done: Quantized, flag: str) -> None:
     if flag and not done.settings.reduced and cpu_info().vnni is False:
         ctx.warn(
             None,
-            f"this CPU has no {flag}: 8-bit products may saturate here and the outputs may be worse than on the target; "
+            f"this CPU has no {flag}: 8-bit products may saturate here, and the outputs be worse than on the target; "
             "quantize with reduce_range=yes for such CPUs",
         )

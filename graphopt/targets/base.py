@@ -25,20 +25,17 @@ AttrValue: TypeAlias = int | float | str
 
 @dataclass(frozen=True)
 class IntType:
-    """An integer type that values are stored in. ``narrow`` leaves the lowest value unused (-127 for int8)."""
+    """An integer type. Four-bit values are kept in bytes, since no 8-bit kernel reads packed ones."""
 
     name: str
     low: int
     high: int
+    container: str = ""
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
-        """The numpy type that holds it (int4 and uint4 are ml_dtypes types)."""
-        if self.name in ("int4", "uint4"):
-            import ml_dtypes
-
-            return np.dtype(getattr(ml_dtypes, self.name))
-        return np.dtype(self.name)
+        """The numpy type that it is stored in: its own, or ``container``."""
+        return np.dtype(self.container or self.name)
 
     @property
     def levels(self) -> int:
@@ -55,8 +52,8 @@ INT_TYPES: Mapping[str, IntType] = MappingProxyType(
             IntType("uint16", 0, 65535),
             IntType("int16", -32768, 32767),
             IntType("int32", -(2**31), 2**31 - 1),
-            IntType("uint4", 0, 15),
-            IntType("int4", -8, 7),
+            IntType("uint4", 0, 15, "uint8"),
+            IntType("int4", -8, 7, "int8"),
         )
     }
 )

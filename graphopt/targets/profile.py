@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -65,7 +66,7 @@ def interpolate(curve: Curve, x: float) -> float:
     points = sorted(curve)
     if x <= points[0][0]:
         return points[0][1]
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(points):
         if x <= x1:
             t = math.log(x / x0) / math.log(x1 / x0)
             return math.exp(math.log(y0) * (1 - t) + math.log(y1) * t)
@@ -80,10 +81,8 @@ def load_profile(source: str | Path) -> Profile:
     """
     path = Path(source)
     try:
-        if path.is_file():
-            content = path.read_bytes()
-        else:
-            content = files("graphopt.targets").joinpath(str(source)).read_bytes()
+        shipped = files("graphopt.targets").joinpath(str(source))
+        content = path.read_bytes() if path.is_file() else shipped.read_bytes()
     except OSError as error:
         raise UsageError(f"there is no latency profile {str(source)!r}") from error
     try:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from graphopt.analysis.statistics import HistogramAccumulator
+from graphopt.analysis.statistics import (
+    ChannelMoments,
+    ChannelMomentsAccumulator,
+    Gram,
+    GramAccumulator,
+    Histogram,
+    HistogramAccumulator,
+    Request,
+    collect,
+)
 from graphopt.data.feeds import Dataset
 from graphopt.errors import UnsupportedError
-from graphopt.ir import Node
+from graphopt.ir import Array, Node, constant_value
 from graphopt.model import Model
 from graphopt.targets.base import Target
 from graphopt.targets.profile import Profile, load_profile
-from graphopt.transforms.qdq_grids import Grids, QuantizedTensor, choose_grids, collect_histograms, quantized_tensors
+from graphopt.transforms.bias_correction import CorrectedLayer, correct_biases
+from graphopt.transforms.qdq_grids import Grids, QuantizedTensor, choose_grids, quantized_tensors
 from graphopt.transforms.qdq_insert import Inserted, Inserter, Settings
 from graphopt.transforms.qdq_opset import raise_opset
 from graphopt.transforms.qdq_plan import Choice, Plan, make_plan
@@ -22,8 +32,12 @@ from graphopt.transforms.qdq_report import KernelReport, kernel_report
 from graphopt.transforms.qdq_sensitivity import Sensitivity, rank_layers, too_noisy
 from graphopt.transforms.qdq_units import Unit, find_units
 from graphopt.transforms.ranges import Method
+from graphopt.transforms.rounding import MAX_FEATURES, Rounded, patches_of, round_weight
+from graphopt.transforms.weight_grids import weight_scale
 
 _ROUNDS = 3
+_BIAS_BLOCKS = 8
+_POSITIONS = 64
 
 
 @dataclass(frozen=True)
@@ -61,7 +75,7 @@ class QuantConfig:
 
 @dataclass
 class Quantized:
-    """What was done, on ``model``."""
+    """What was done, on ``model``. ``outputs``: names that the layers' outputs had before, by id of their node."""
 
     model: Model
     plan: Plan
@@ -70,6 +84,8 @@ class Quantized:
     inserted: Inserted
     settings: Settings
     probes: Mapping[str, Probe]
+    outputs: Mapping[int, str]
+    target: Target
     report: KernelReport | None = None
     raised_from: int | None = None
     profile: Profile | None = None
@@ -92,26 +108,20 @@ def quantize_model(model: Model, data: Dataset, target: Target, config: QuantCon
     reduced = config.reduced if config.reduced is not None else bool(profile and not profile.vnni)
     settings = Settings(activation, weight, reduced and bool(target.reduced_without), weight.int_type.high < 64)
     before = model.opsets[""]
+    _name_nodes_apart(model)
     probes = probe(model, data)
     raised = raise_opset(model, {n: len(p.shape) for n, p in probes.items()})
     _refuse_half(model, probes)
     if raised:
         probes = probe(model, data)
-    run = _Run(model, data, target, config, settings, profile, probes)
-    done = run.attempt()
+    run = _Run(model.clone(), data, target, config, settings, profile, probes)
+    done = run.settle()
     if done is None:
         return None
-    if config.fidelity > 0 and run.keep_quiet(done):
-        done = run.attempt()
-    for _ in range(_ROUNDS):
-        if done is None:
-            return None
-        if not config.check or target.provider != "CPUExecutionProvider":
-            break
-        done.report = kernel_report(done.model, done.plan.integer)
-        if not run.note_missed(done.report):
-            break
-        done = run.attempt() or done
+    if config.best:
+        report = done.report
+        done = run.refine(done)
+        done.report = None if report is None else kernel_report(done.model, done.plan.integer)
     model.graph = done.model.graph
     done.ranking, done.profile = run.ranking, profile
     done.raised_from = before if raised else None
@@ -136,8 +146,25 @@ class _Run:
         self.ranking: list[Sensitivity] = []
         self._why: dict[int, str] = {}
         self._histograms: dict[str, HistogramAccumulator] = {}
+        self._means: dict[str, Array] = {}
 
-    def attempt(self) -> Quantized | None:
+    def settle(self) -> Quantized | None:
+        """Attempts until the noise is low enough and every kernel is really integer; None when nothing is left."""
+        done = self.attempt()
+        if done is not None and self.config.fidelity > 0 and self.keep_quiet(done):
+            done = self.attempt()
+        if not self.config.check or self.target.provider != "CPUExecutionProvider":
+            return done
+        for _ in range(_ROUNDS):
+            if done is None:
+                return None
+            done.report = kernel_report(done.model, done.plan.integer)
+            if not self.note_missed(done.report):
+                break
+            done = self.attempt()
+        return done
+
+    def attempt(self, rounded: Mapping[int, Rounded] | None = None) -> Quantized | None:
         """Plan, calibrate and insert, on a copy; None when nothing becomes integer."""
         work = self.model.clone()
         config, target = self.config, self.target
@@ -149,13 +176,55 @@ class _Run:
         if not any(u.rule.kind == "compute" for u in plan.integer):
             return None
         tensors = quantized_tensors(plan, target)
-        wanted = [q.tensor.name for q in tensors if q.tensor.name not in self._histograms]
-        if wanted:
-            found = collect_histograms(work, self.data, wanted, config.batch, config.max_memory)
-            self._histograms.update(found)
+        self._calibrate(work, plan, tensors)
         grids = choose_grids(plan, tensors, self._histograms, self.settings.activation, config.method, _ends(work))
-        inserted = Inserter(work.graph, target, self.settings, grids).insert(plan, tensors)
-        return Quantized(work, plan, grids, tensors, inserted, self.settings, self.probes)
+        outputs = {u.node.id: _biased(u).outputs[0].name for u in plan.integer}
+        inserter = Inserter(work.graph, target, self.settings, grids, self._means)
+        return Quantized(
+            work,
+            plan,
+            grids,
+            tensors,
+            inserter.insert(plan, tensors, rounded),
+            self.settings,
+            self.probes,
+            outputs,
+            target,
+        )
+
+    def _calibrate(self, work: Model, plan: Plan, tensors: Sequence[QuantizedTensor]) -> None:
+        """Histograms of the tensors, and channel means of what layers read, as far as they are not known yet."""
+        names = [q.tensor.name for q in tensors if q.tensor.name not in self._histograms]
+        inputs = {
+            u.node.inputs[0].name: 1 if u.node.op == "Conv" else -1
+            for u in plan.integer
+            if u.weight is not None and u.node.inputs[0].name not in self._means
+        }
+        histograms = {n: Request.of(n, Histogram()) for n in names}
+        moments = {n: Request.of(n, ChannelMoments(axis)) for n, axis in inputs.items()}
+        requests = [*histograms.values(), *moments.values()]
+        if not requests:
+            return
+        config = self.config
+        stats = collect(work, self.data, requests, batch=config.batch, max_memory=config.max_memory)
+        self._histograms |= {n: stats.typed(r, HistogramAccumulator) for n, r in histograms.items()}
+        self._means |= {n: stats.typed(r, ChannelMomentsAccumulator).mean for n, r in moments.items()}
+
+    def refine(self, done: Quantized) -> Quantized:
+        """Effort ``best``: learned rounding of the weights, then sequential correction of the biases."""
+        refined = self.attempt(round_layers(self.model, self.data, done, self.config.batch, self.config.max_memory))
+        assert refined is not None
+        layers = corrected_layers(refined)
+        config = self.config
+        shifts = correct_biases(
+            self.model, refined.model, layers, self.data, _BIAS_BLOCKS, config.batch, config.max_memory
+        )
+        worst = max(shifts.items(), key=lambda i: i[1], default=("", 0.0))
+        refined.notes = (
+            f"biases of {len(shifts)} layers corrected; the largest mean error was {worst[1]:.2f} deviations of a "
+            f"channel, in {worst[0]}",
+        )
+        return refined
 
     def keep_quiet(self, done: Quantized) -> bool:
         """Measure the noise of each unit at the outputs and mark those that make too much; whether there are any."""
@@ -175,12 +244,68 @@ class _Run:
         return bool(fresh)
 
 
+def round_layers(
+    model: Model, data: Dataset, done: Quantized, batch: int | None, max_memory: int
+) -> dict[int, Rounded]:
+    """Learned rounding for every layer of the plan whose input rows are known and not too wide, by node id."""
+    units = {u.node.id: u for u in done.plan.integer if u.rule.kind == "compute"}
+    requests: dict[int, tuple[Unit, Request]] = {}
+    for unit in find_units(model.graph, done.target, done.probes):
+        shape, axis = unit.weight_shape, unit.weight_axis()
+        if unit.node.id not in units or shape is None or axis is None or not done.settings.weight.per_channel:
+            continue
+        patches = patches_of(unit.node, shape, _POSITIONS)
+        if patches is not None and math.prod(shape) // shape[axis] <= MAX_FEATURES:
+            requests[unit.node.id] = (unit, Request.of(unit.node.inputs[0].name, Gram(patches)))
+    stats = collect(model, data, [r for _, r in requests.values()], batch=batch, max_memory=max_memory)
+    kind, reduced = done.settings.weight.int_type, done.settings.reduced
+    found: dict[int, Rounded] = {}
+    for key, (unit, request) in requests.items():
+        weight, axis = unit.weight, unit.weight_axis()
+        value = None if weight is None else constant_value(weight)
+        if value is None or axis is None:
+            continue
+        step = done.grids.params[unit.node.inputs[0].name].scale
+        scale = weight_scale(value, axis, kind, reduced)
+        gram = stats.typed(request, GramAccumulator)
+        found[key] = round_weight(value, axis, gram, scale, kind, reduced, step, done.settings.search)
+    return found
+
+
+def corrected_layers(done: Quantized) -> list[CorrectedLayer]:
+    """The layers whose bias can take up a mean error."""
+    found = []
+    for unit in done.plan.integer:
+        if unit.node.id not in done.inserted.biases:
+            continue
+        bias, scale = done.inserted.biases[unit.node.id]
+        axis = 1 if unit.node.op == "Conv" else -1
+        output = _biased(unit).outputs[0].name
+        found.append(CorrectedLayer(unit.label, done.outputs[unit.node.id], output, axis, bias, scale))
+    return found
+
+
+def _biased(unit: Unit) -> Node:
+    """The node that adds the bias."""
+    return unit.node if unit.bias_add is None else unit.bias_add[0]
+
+
 def _ends(model: Model) -> set[int]:
     return {id(t) for g in model.graph.graphs() for t in g.outputs}
 
 
 def _on_any(test: Callable[[Node], bool]) -> Callable[[Unit], bool]:
     return lambda unit: any(test(n) for n in (unit.node, *unit.chain))
+
+
+def _name_nodes_apart(model: Model) -> None:
+    """Give nodes whose name another node has a new one; ONNX Runtime does not load duplicates."""
+    seen: set[str] = set()
+    for node in model.graph.walk():
+        if node.name in seen:
+            node.name = model.graph.unique_name(node.name)
+        if node.name:
+            seen.add(node.name)
 
 
 def _refuse_half(model: Model, probes: Mapping[str, Probe]) -> None:
@@ -190,6 +315,3 @@ def _refuse_half(model: Model, probes: Mapping[str, Probe]) -> None:
             f"weights such as {halves[0].name!r} are float16; integer kernels start from float32. "
             "Quantize the float32 model, or cast this one to float32 first"
         )
-
-
-Effort = Literal["fast", "best"]

@@ -59,10 +59,10 @@ def layer_facts(unit: Unit, probes: Mapping[str, Probe]) -> LayerFacts | None:
             return LayerFacts(macs, shape[1] * groups, shape[0], groups, kernel)
         given = probes[unit.node.inputs[0].name]
         return LayerFacts(given.elements * shape[1] * kernel, shape[0], shape[1] * groups, groups, kernel)
-    given = probes.get(unit.node.inputs[0].name)
-    if given is None or not given.shape or not made.shape:
+    source = probes.get(unit.node.inputs[0].name)
+    if source is None or not source.shape or not made.shape:
         return None
-    depth = given.shape[-1]
+    depth = source.shape[-1]
     batch = 1 if weight is not None else math.prod(made.shape[:-2])
     rows = made.elements // max(1, made.shape[-1]) // max(1, batch)
     return LayerFacts(made.elements * depth, depth, made.shape[-1], rows=rows, constant=weight is not None)
@@ -102,17 +102,14 @@ def _elements(unit: Unit, probes: Mapping[str, Probe]) -> float:
     """Values that an operator touches; a pool touches its window for each output, counted in 3x3 windows."""
     made = sum(probes[t.name].elements for t in unit.outputs if t.name in probes)
     if unit.node.op in _POOLS:
-        return made * math.prod(unit.node.attrs.get("kernel_shape", (3, 3))) / 9
+        return made * float(math.prod(unit.node.attrs.get("kernel_shape", (3, 3)))) / 9
     given = [probes[t.name].elements for t in unit.variables if t.name in probes]
     return max([made, *given])
 
 
 def _compute_cost(facts: LayerFacts, profile: Profile, precision: Precision, op: str) -> float:
     if op in ("Conv", "ConvTranspose"):
-        if facts.depthwise:
-            layer = "depthwise"
-        else:
-            layer = "conv1x1" if facts.kernel == 1 else "conv3x3"
+        layer = "depthwise" if facts.depthwise else "conv1x1" if facts.kernel == 1 else "conv3x3"
         if facts.kernel > 1 and facts.inputs <= _STEM_INPUTS:
             layer = "stem3x3" if facts.kernel < _LARGE_KERNEL else "stem7x7"
             return profile.macs_us(layer, precision, facts.outputs, facts.macs)

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphopt.analysis.statistics import Histogram, HistogramAccumulator, Request, collect
-from graphopt.data.feeds import Dataset
+from graphopt.analysis.statistics import HistogramAccumulator
 from graphopt.ir import Tensor, constant_value, is_constant
-from graphopt.model import Model
 from graphopt.targets.base import Grid, Target
 from graphopt.transforms.qdq_plan import Plan, skip_operands
 from graphopt.transforms.qdq_units import Unit
-from graphopt.transforms.ranges_transfer import transfer_of
 from graphopt.transforms.ranges import Method, QuantParams, Range, find_range, quant_params
+from graphopt.transforms.ranges_transfer import transfer_of
 
 _JOIN_TOLERANCE = 2.0
 
@@ -51,15 +49,6 @@ def quantized_tensors(plan: Plan, target: Target) -> list[QuantizedTensor]:
     whole = {id(t): t for u in plan.integer if u.rule.output == "required" for t in u.outputs}
     tensors.update(whole)
     return [QuantizedTensor(t, tuple(readers.get(k, ())), k in whole) for k, t in tensors.items()]
-
-
-def collect_histograms(
-    model: Model, data: Dataset, names: Sequence[str], batch: int | None, max_memory: int
-) -> dict[str, HistogramAccumulator]:
-    """Histograms of the named tensors over the data."""
-    requests = {n: Request.of(n, Histogram()) for n in names}
-    stats = collect(model, data, requests.values(), batch=batch, max_memory=max_memory)
-    return {n: stats.typed(r, HistogramAccumulator) for n, r in requests.items()}
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,12 @@ import numpy as np
 from graphopt.graph import Graph
 from graphopt.ir import Array, Constant, Tensor, Variable, constant_value, is_constant, static_shape
 from graphopt.targets.base import Grid, Target
+from graphopt.transforms.bias_correction import expected_shift
 from graphopt.transforms.qdq_grids import Grids, QuantizedTensor, constant_params
 from graphopt.transforms.qdq_plan import Plan
 from graphopt.transforms.qdq_units import Unit
 from graphopt.transforms.ranges import QuantParams
+from graphopt.transforms.rounding import Rounded
 from graphopt.transforms.weight_grids import (
     QuantizedWeight,
     quantize_weight,
@@ -34,28 +36,41 @@ class Settings:
 
 @dataclass
 class Inserted:
-    """What was put in: the initializer of each quantized weight by its node's id, and biases that moved."""
+    """What was put in: the initializer of each quantized weight by its node's id, biases with their
+    scale (None: float), by node id."""
 
     weights: dict[int, Constant] = field(default_factory=dict)
     scales: dict[int, Constant] = field(default_factory=dict)
-    biases: dict[int, Constant] = field(default_factory=dict)
+    biases: dict[int, tuple[Constant, Array | None]] = field(default_factory=dict)
 
 
 class Inserter:
     """One quantization of one graph."""
 
-    def __init__(self, graph: Graph, target: Target, settings: Settings, grids: Grids) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        target: Target,
+        settings: Settings,
+        grids: Grids,
+        means: Mapping[str, Array] | None = None,
+    ) -> None:
         self.graph, self.target, self.settings, self.grids = graph, target, settings, grids
+        self.means = means or {}
+        self._names: dict[int, str] = {}
         self.done = Inserted()
         self._params: dict[tuple[float, int, str], tuple[Constant, Constant]] = {}
-        self._weights: dict[tuple[int, int | None], list[tuple[Array, Tensor, QuantizedWeight, Constant, Constant]]] = {}
+        self._weights: dict[
+            tuple[int, int | None], list[tuple[Array, Tensor, QuantizedWeight, Constant, Constant]]
+        ] = {}
         self._constants: dict[int, Tensor] = {}
         self._static = all(static_shape(t) is not None for t in graph.inputs)
 
     def insert(
-        self, plan: Plan, tensors: Sequence[QuantizedTensor], rounded: Mapping[int, QuantizedWeight] | None = None
+        self, plan: Plan, tensors: Sequence[QuantizedTensor], rounded: Mapping[int, Rounded] | None = None
     ) -> Inserted:
         """Put in everything; ``rounded`` holds weights that were quantized already, by id of their node."""
+        self._names = {u.node.id: u.node.inputs[0].name for u in plan.integer}
         for item in tensors:
             self._activation(item)
         for unit in plan.integer:
@@ -74,7 +89,9 @@ class Inserter:
         if item.whole:
             source = self._take_over(tensor)
             quantized = graph.add_node("QuantizeLinear", [source, scale, zero], name=f"{name}_QuantizeLinear")
-            graph.add_node("DequantizeLinear", [quantized.outputs[0], scale, zero], [tensor], name=f"{name}_DequantizeLinear")
+            graph.add_node(
+                "DequantizeLinear", [quantized.outputs[0], scale, zero], [tensor], name=f"{name}_DequantizeLinear"
+            )
             return
         quantized = graph.add_node("QuantizeLinear", [tensor, scale, zero], name=f"{name}_QuantizeLinear")
         restored = graph.add_node(
@@ -88,7 +105,9 @@ class Inserter:
         producer = tensor.inputs[0]
         index = next(i for i, t in enumerate(producer.outputs) if t is tensor)
         dtype = tensor.dtype if isinstance(tensor.dtype, np.dtype) else np.dtype(np.float32)
-        fresh = self.graph.new_variable(f"{tensor.name}_float", dtype, tensor.shape if isinstance(tensor, Variable) else None)
+        fresh = self.graph.new_variable(
+            f"{tensor.name}_float", dtype, tensor.shape if isinstance(tensor, Variable) else None
+        )
         producer.outputs[index] = fresh
         return fresh
 
@@ -113,11 +132,13 @@ class Inserter:
                 ).astype(params.type.dtype)
                 scale, zero = self._scale_and_zero(tensor.name, params)
                 data = self.graph.new_constant(f"{tensor.name}_quantized", stored)
-                node = self.graph.add_node("DequantizeLinear", [data, scale, zero], name=f"{tensor.name}_DequantizeLinear")
+                node = self.graph.add_node(
+                    "DequantizeLinear", [data, scale, zero], name=f"{tensor.name}_DequantizeLinear"
+                )
                 self._constants[id(tensor)] = node.outputs[0]
             unit.node.inputs[position] = self._constants[id(tensor)]
 
-    def _layer(self, unit: Unit, rounded: QuantizedWeight | None) -> None:
+    def _layer(self, unit: Unit, rounded: Rounded | None) -> None:
         weight, bias = unit.weight, unit.bias
         if weight is None:
             return
@@ -125,12 +146,33 @@ class Inserter:
         assert position is not None
         bias_value = None if bias is None else constant_value(bias)
         given = self._input_scale(unit)
-        quantized = rounded if rounded is not None else self._quantize(unit, weight, bias_value, given)
+        if rounded is not None and not self._bias_fits(rounded, bias_value, given):
+            rounded = None
+        quantized = self._quantize(unit, weight, bias_value, given) if rounded is None else rounded.weight
+        shift = self._shift(unit, weight, quantized) if rounded is None else rounded.shift
+        if bias_value is not None and shift is not None and shift.size == bias_value.size:
+            bias_value = (bias_value - shift.reshape(bias_value.shape)).astype(np.float32)
         restored, scale = self._weight(unit, weight, quantized)
         if bias is not None and bias_value is not None:
             self._bias(unit, bias, bias_value, given, quantized)
         unit.node.inputs[position] = restored
         self.done.scales[unit.node.id] = scale
+
+    def _bias_fits(self, rounded: Rounded, bias: Array | None, given: float) -> bool:
+        if self.target.bias != "int32" or bias is None:
+            return True
+        scale = rounded.weight.scale
+        return bool(np.array_equal(raise_for_bias(scale, bias.reshape(-1), given), scale))
+
+    def _shift(self, unit: Unit, weight: Tensor, quantized: QuantizedWeight) -> Array | None:
+        """What rounding adds to the mean of each output, from the means of the input channels if they are known."""
+        means = self.means.get(self._names.get(unit.node.id, ""))
+        value = constant_value(weight)
+        axis = unit.weight_axis()
+        if means is None or value is None or axis is None or unit.node.op == "ConvTranspose":
+            return None
+        groups = int(unit.node.attrs.get("group", 1)) if unit.node.op == "Conv" else 1
+        return expected_shift(value, quantized.real, means, axis, groups)
 
     def _input_scale(self, unit: Unit) -> float:
         source = unit.node.inputs[unit.rule.inputs[0]]
@@ -175,9 +217,10 @@ class Inserter:
         graph = self.graph
         holder, position = unit.bias_add or (unit.node, unit.rule.bias or 0)
         if self.target.bias == "float32" or not _fits_int32_bias(unit, value, weight, self._static):
-            if unit.bias_add is not None and self.target.bias == "int32":
-                holder.inputs[position] = graph.new_constant(f"{bias.name}_row", value.reshape(1, -1))
-            self.done.biases[unit.node.id] = _as_constant(holder.inputs[position])
+            row = unit.bias_add is not None and self.target.bias == "int32"
+            held = graph.new_constant(f"{bias.name}_corrected", value.reshape(1, -1) if row else value)
+            holder.inputs[position] = held
+            self.done.biases[unit.node.id] = (held, None)
             return
         flat = value.reshape(-1).astype(np.float64)
         scale = (np.float64(given) * weight.scale.astype(np.float64)).astype(np.float32)
@@ -187,20 +230,16 @@ class Inserter:
         attrs = {} if scale.ndim == 0 else {"axis": 0}
         node = graph.add_node(
             "DequantizeLinear",
-            [data, graph.new_constant(f"{bias.name}_scale", scale), graph.new_constant(f"{bias.name}_zero_point", zero)],
+            [
+                data,
+                graph.new_constant(f"{bias.name}_scale", scale),
+                graph.new_constant(f"{bias.name}_zero_point", zero),
+            ],
             attrs=attrs,
             name=f"{bias.name}_DequantizeLinear",
         )
         holder.inputs[position] = node.outputs[0]
-        self.done.biases[unit.node.id] = data
-
-
-def _as_constant(tensor: Tensor) -> Constant:
-    if isinstance(tensor, Constant):
-        return tensor
-    found = tensor.inputs[0].attrs.get("value")
-    assert isinstance(found, Constant)
-    return found
+        self.done.biases[unit.node.id] = (data, scale)
 
 
 def _fits_int32_bias(unit: Unit, value: Array, weight: QuantizedWeight, static: bool) -> bool:

@@ -50,7 +50,7 @@ def _convert(model: Model) -> None:
         converted = onnx.version_converter.convert_version(model.to_proto(), QDQ_OPSET)
     except (RuntimeError, ValueError, IndexError) as error:
         raise UnsupportedError(
-            f"the model has opset {model.opsets['']} and onnx cannot raise it to {QDQ_OPSET}, which Q/DQ need: {error}. "
+            f"onnx cannot raise opset {model.opsets['']} to {QDQ_OPSET}, which Q/DQ need: {error}. "
             "Export it again with opset 13 or newer"
         ) from error
     other = load(converted)

@@ -151,8 +151,8 @@ class _Network:
         capacity = csr_array(
             (np.array(list(self.edges.values()), np.int32), (rows, columns)), shape=(self.size, self.size)
         )
-        residual = capacity - maximum_flow(capacity, _INTEGER, _FLOAT).flow
-        residual.data[residual.data < 0] = 0
+        residual = csr_array(capacity - maximum_flow(capacity, _INTEGER, _FLOAT).flow)
+        residual.data = np.maximum(residual.data, 0)
         residual.eliminate_zeros()
         return set(breadth_first_order(residual, _INTEGER, return_predecessors=False).tolist())
 

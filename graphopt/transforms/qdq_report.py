@@ -34,6 +34,7 @@ INTEGER_KERNELS = frozenset(
         "QLinearWhere",
     }
 )
+_INLINE_BYTES = 1 << 30
 _MARK = re.compile(r"graphopt_unit_(\d+)_")
 
 
@@ -98,11 +99,12 @@ def _marked(units: Sequence[Unit]) -> Iterator[None]:
 def _optimized(model: Model) -> onnx.GraphProto:
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         path = Path(folder) / "optimized.onnx"
-        source: bytes | Path = Path(folder) / "model.onnx"
-        if model.weight_bytes() < 1 << 30:
+        source: bytes | Path
+        if model.weight_bytes() < _INLINE_BYTES:
             source = model.serialize()
         else:
-            model.save(Path(source), external="file")
+            source = Path(folder) / "model.onnx"
+            model.save(source, external="file")
         extra = {
             "session.optimized_model_external_initializers_file_name": "optimized.bin",
             "session.optimized_model_external_initializers_min_size_in_bytes": "1024",

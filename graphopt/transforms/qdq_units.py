@@ -11,7 +11,9 @@ from graphopt.ir import Array, Node, Tensor, Variable, constant_value, is_consta
 from graphopt.targets.base import OpRule, Target
 from graphopt.transforms.qdq_probe import Probe
 
-QUANTIZED_OPS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"})
+QUANTIZED_OPS = frozenset(
+    {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"}
+)
 
 
 @dataclass(eq=False)

@@ -121,7 +121,7 @@ def _slope(results: Array, values: Array) -> Array:
     """Squared steepness, at least a thousandth so that no range is free."""
     if len(values) < 2 or results is values:
         return np.ones(len(values))
-    return np.maximum(np.gradient(results, values) ** 2, 1e-3)
+    return np.asarray(np.maximum(np.gradient(results, values) ** 2, 1e-3))
 
 
 def find_range(

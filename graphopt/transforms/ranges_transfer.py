@@ -35,7 +35,7 @@ class Transfer:
 
 
 def transfer_of(tensor: Tensor, outputs: set[int]) -> Transfer | None:
-    """The scalar functions behind ``tensor``; None when somebody reads it as it is. ``outputs``: ids of graph outputs."""
+    """The scalar functions behind ``tensor``; None when it is used as it is. ``outputs``: ids of graph outputs."""
     inside: dict[int, Tensor] = {id(tensor): tensor}
     nodes: list[Node] = []
     queue = list(tensor.outputs)

@@ -56,14 +56,12 @@ def limits(kind: IntType, reduced: bool) -> tuple[int, int, int]:
     return -half, half, 0
 
 
-def weight_scale(
-    weight: Array, axis: int | None, kind: IntType, reduced: bool = False, search: bool = False
-) -> Array:
+def weight_scale(weight: Array, axis: int | None, kind: IntType, reduced: bool = False, search: bool = False) -> Array:
     """Symmetric scales, float32: the largest magnitude, or with ``search`` the shrunk one of least squared error.
 
     A channel of zeros gets the scale of the whole tensor (1 when that is zero too).
     """
-    low, high, zero = limits(kind, reduced)
+    _, high, zero = limits(kind, reduced)
     flat = _channels(weight, axis)
     bound = np.abs(flat).max(axis=1, initial=0.0).astype(np.float64)
     if search:
