@@ -216,7 +216,7 @@ class Prune(Pass[PruneOptions]):
         from graphopt.transforms.selection import Policy
 
         options = self.options
-        align = get_target(ctx.settings.target).alignment("float32") if options.align == "auto" else options.align
+        align = get_target(ctx.settings.target).alignment(ctx.precision) if options.align == "auto" else options.align
         if align < 1:
             raise UsageError(f"prune: align must be at least 1, not {align}")
         return Policy(

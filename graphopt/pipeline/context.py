@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,9 @@ T = TypeVar("T")
 Where: TypeAlias = "Node | Tensor | str | None"
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with what is done, how much of it is done, and of how much (0 when unknown)."""
+
+
+Precision: TypeAlias = Literal["float32", "int8"]
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -60,6 +63,7 @@ class RunState:
     origins: Origins = field(default_factory=Origins)
     reference: Model | None = None
     reference_analyses: Analyses | None = None
+    precision: Precision = "float32"
 
 
 class Context:
@@ -78,6 +82,11 @@ class Context:
         self.settings = state.settings
         self.origins = state.origins
         self.asked = False
+
+    @property
+    def precision(self) -> Precision:
+        """The precision that the whole pipeline ends in; widths are aligned for it."""
+        return self._state.precision
 
     @property
     def reference(self) -> Model | None:

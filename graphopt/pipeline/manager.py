@@ -101,6 +101,8 @@ class PassManager:
                 "the model holds training information, which passes would make wrong; remove it first"
             )
         state = RunState(self._settings, budget or Budget(self._limit), Analyses(model))
+        if any(step.quantizes for plan in plans for step in plan.leaves()):
+            state.precision = "int8"
         worker = _Worker(model, state, self._instruments, self._measure)
         results = tuple(worker.guarded(plan, index) for index, plan in enumerate(plans))
         changing = [plan.step for plan, result in zip(plans, results, strict=True) if result.changed]

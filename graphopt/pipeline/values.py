@@ -10,6 +10,7 @@ import fnmatch
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cached_property
 from typing import Annotated, Any, Generic, TypeVar, get_args
 
@@ -167,7 +168,7 @@ def _size(value: object) -> object:
     match = _SIZE.match(value.strip())
     if match is None or match[2] not in _UNITS:
         raise ValueError("write a number of bytes, with a unit if you like: 64MB, 1.5GB, 512KiB")
-    return round(float(match[1]) * _UNITS[match[2]])
+    return round(Decimal(match[1]) * _UNITS[match[2]])
 
 
 @dataclass(frozen=True)

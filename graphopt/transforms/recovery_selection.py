@@ -26,7 +26,7 @@ from graphopt.transforms.least_squares import centred
 from graphopt.transforms.reconstruction_check import OutputJudge, held_back
 from graphopt.transforms.reconstruction_layers import Layer, layers_of, with_limit
 from graphopt.transforms.recovery_consumers import Reading, find_readings
-from graphopt.transforms.selection import NARROW, Budget, Policy, active_families
+from graphopt.transforms.selection import Budget, Policy, active_families, width_multiple
 from graphopt.transforms.selection_units import Family, Units
 
 _ROWS = 16384
@@ -185,9 +185,7 @@ def _unit_class(curve: Curve, policy: Policy) -> UnitClass:
 
 def allowed_widths(width: int, policy: Policy) -> Array:
     """Widths that a family may have: multiples of the alignment (any, for a narrow family), and its own."""
-    multiple = policy.align
-    while multiple > 1 and width < NARROW * multiple:
-        multiple = multiple // 2 if multiple % 2 == 0 else 1
+    multiple = width_multiple(width, policy.align)
     least = max(policy.minimum, 1, int(np.ceil(width * (1.0 - policy.max_ratio))))
     widths = np.arange(multiple, width + 1, multiple)
     return np.unique(np.append(widths[widths >= least], width))

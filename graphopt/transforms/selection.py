@@ -17,6 +17,7 @@ from graphopt.transforms.selection_units import Family, Units
 
 Budget: TypeAlias = Literal["macs", "params", "bytes"]
 NARROW = 8
+FINEST = 4
 _STEPS = 24
 
 
@@ -99,12 +100,22 @@ def _ratio(family: Family, policy: Policy) -> float:
     return min(ratio, policy.max_ratio)
 
 
+def width_multiple(width: int, align: int) -> int:
+    """The multiple that kept widths of a family this wide have, when ``align`` is asked for.
+
+    A family narrower than ``NARROW`` times the multiple takes a finer one, so that it can shrink at all; but not finer
+    than ``FINEST`` from 4 * ``FINEST`` on: runtimes leave their fast layouts there, and a narrower layer gets slower.
+    """
+    finest = FINEST if width >= 4 * FINEST else 1
+    while align > finest and width < NARROW * align:
+        align = align // 2 if align % 2 == 0 else 1
+    return align
+
+
 def removed_count(width: int, ratio: float, policy: Policy) -> int:
     """How many units of a family of this width go at this ratio, alignment and minimum respected."""
     keep = width - round(width * ratio)
-    multiple = policy.align
-    while multiple > 1 and width < NARROW * multiple:
-        multiple = multiple // 2 if multiple % 2 == 0 else 1
+    multiple = width_multiple(width, policy.align)
     if multiple > 1 and keep < width:
         keep = min(width, max(multiple, round(keep / multiple) * multiple))
     return width - min(width, max(keep, policy.minimum, 1))
