@@ -23,6 +23,7 @@ _TYPES = {
     "Int4": "int4",
 }
 _FLOATS = ("Float", "Half", "BFloat16", "FP8")
+_ROUNDED = "it is in one kernel with what it adds, where its Q/DQ only round"
 _PLAIN_NO = "not supported"
 _NO_LIBRARY = "not decided: TensorRT has this operator in its plugin library, which TensorRT for RTX lacks"
 _POINTWISE = "kgen"
@@ -109,8 +110,9 @@ def _engine(view: View, build: Build, problems: Sequence[Problem]) -> EngineRepo
         precision = "" if kernel is None else kernel_precision(kernel, node.op in COMPUTE)
         reason = ""
         if precision != "int8":
+            own = "the builder chose it" if node.op in COMPUTE else _ROUNDED
             around = [names[id(node)], *(names[id(d)] for d in map(dequantized, node.inputs[:2]) if d is not None)]
-            known = next((said[n] for n in around if n in said), _NO_INT8.get(build.capability, "the builder chose it"))
+            known = next((said[n] for n in around if n in said), _NO_INT8.get(build.capability, own))
             reason = known if id(node) in quantized else "it has no Q/DQ on both its input and its weight"
         layers.append(
             LayerPrecision(
@@ -150,7 +152,7 @@ def kernel_precision(kernel: BuiltKernel, weighted: bool = True) -> str:
     alone = len(kernel.inputs) == 1 and not kernel.constants
     if integers and (integers > 1 or "Int8" in kernel.constants or alone):
         return "int8"
-    packed = next((t for t in ("Int8", "Int4") if not integers and t in kernel.constants), "")
+    packed = next((t for t in ("Int8", "Int4") if weighted and not integers and t in kernel.constants), "")
     if packed:
         return f"{_TYPES[packed]} weights"
     first = next((t for t in (*kernel.inputs, *kernel.constants, *kernel.outputs) if t in _FLOATS), "")
