@@ -90,7 +90,7 @@ def _div(node: Node, values: Values) -> Array:
 def _axes(node: Node, values: Values) -> list[int] | None:
     if "axes" in node.attrs:
         return [int(a) for a in node.attrs["axes"]]
-    return [int(a) for a in _need(values, 1)] if len(values) > 1 and values[1] is not None else None
+    return [int(a) for a in np.atleast_1d(_need(values, 1))] if len(values) > 1 and values[1] is not None else None
 
 
 def _squeeze(node: Node, values: Values) -> Array:

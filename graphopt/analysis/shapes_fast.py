@@ -132,6 +132,7 @@ def _unsqueeze(node: Node, given: Sequence[Typed], value: ValueOf) -> list[Typed
     axes = node.attrs.get("axes") if len(given) < 2 else value(1)
     if axes is None or shape is None:
         return None
+    axes = np.atleast_1d(np.asarray(axes, np.int64))
     rank = len(shape) + len(axes)
     places = {int(a) % rank for a in axes}
     rest = iter(shape)
@@ -144,7 +145,7 @@ def _squeeze(node: Node, given: Sequence[Typed], value: ValueOf) -> list[Typed] 
     axes = node.attrs.get("axes") if len(given) < 2 else value(1)
     if axes is None:
         return [(dtype, tuple(e for e in shape if e != 1))] if len(given) < 2 else None
-    places = {int(a) % len(shape) for a in axes}
+    places = {int(a) % len(shape) for a in np.atleast_1d(np.asarray(axes, np.int64))}
     return [(dtype, tuple(e for i, e in enumerate(shape) if i not in places))]
 
 

@@ -106,7 +106,8 @@ class _Builder:
         assert fact.dtype is not None
         fill = self._graph.new_constant("fill", np.array(_fill(mask.fill, fact.dtype), fact.dtype))
         shaped = self.shaped(mask.labels, mask.axis, len(fact.shape))
-        node.inputs[mask.index] = self._graph.add_node("Where", [shaped, node.inputs[mask.index], fill]).outputs[0]
+        value = node.inputs[mask.index]
+        node.inputs[mask.index] = _where(shaped, value, fill, self._graph, np.dtype(fact.dtype))
 
     def mean(self, mean: Mean) -> None:
         """Scale a mean over masked positions to one over kept positions."""
@@ -140,6 +141,15 @@ class _Builder:
             masked_norm(self._graph, self._twin(norm.node), norm, dtype, shape, live, self.shaped)
 
 
+def _where(mask: Tensor, value: Tensor, fill: Tensor, graph: Graph, dtype: np.dtype[Any]) -> Tensor:
+    """``mask ? value : fill``; truth values are combined, because ONNX Runtime has no Where for them."""
+    if dtype.kind != "b":
+        return graph.add_node("Where", [mask, value, fill]).outputs[0]
+    kept = graph.add_node("And", [mask, value]).outputs[0]
+    filled = graph.add_node("And", [graph.add_node("Not", [mask]).outputs[0], fill]).outputs[0]
+    return graph.add_node("Or", [kept, filled]).outputs[0]
+
+
 def _enum(dtype: np.dtype[np.generic]) -> int:
     from onnx.helper import np_dtype_to_tensor_dtype
 
@@ -147,6 +157,8 @@ def _enum(dtype: np.dtype[np.generic]) -> int:
 
 
 def _fill(kind: str, dtype: np.dtype[Any]) -> float:
+    if dtype.kind == "b":
+        return kind in ("one", "high")
     if kind in ("low", "high"):
         limits: Any = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype)
         return float(limits.min if kind == "low" else limits.max)

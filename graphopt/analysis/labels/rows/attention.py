@@ -53,8 +53,8 @@ def attention(site: Site) -> None:
     _share(site, q_heads, k_heads)
     site.equal(q_width, k_width)
     _pin_scale(site, q_width, len(q_width))
-    for axis in (queries, keys, v[1] if len(v) == 3 else v[2]):
-        site.freeze(axis, "(sequence)")
+    for axis in (q[0], k[0], v[0], queries, keys, v[1] if len(v) == 3 else v[2]):
+        site.freeze(axis, "(batch or sequence)")
     if site.has(3):
         _mask_input(site, 3, q_heads)
     _cache(site, 4, k_heads, k_width)
@@ -85,7 +85,8 @@ def _cache(site: Site, index: int, heads: Axis, width: Axis) -> None:
         axes = site.axes(index)
         site.equal(axes[1], heads)
         site.equal(axes[3], width)
-        site.freeze(axes[2], "(cache)")
+        for place in (0, 2):
+            site.freeze(axes[place], "(cache)")
 
 
 def packed_attention(site: Site) -> None:
@@ -186,6 +187,8 @@ def grouped_query(site: Site) -> None:
 def rotary(site: Site) -> None:
     """RotaryEmbedding: heads pass, positions inside a head stay."""
     x = site.axes(0)
+    for place in (0, 2) if len(x) == 4 else (0, 1):
+        site.freeze(x[place], "(batch or sequence)")
     if len(x) == 4:
         site.freeze(x[3], "(rotated pairs)")
     else:

@@ -14,16 +14,13 @@ from graphopt.ir import Array
 
 def gather(site: Site) -> None:
     """Constant 1-D indices pick labels and are renumbered; other indices keep the axis."""
-    x, indices = site.axes(0), site.axes(1)
+    x = site.axes(0)
     place = int(site.attr("axis", 0)) % len(x)
     found, axis = site.value(1), x[place]
     rest = x[place + 1 :]
-    if isinstance(axis, Frozen):
-        site.emit([*x[:place], *indices, *rest])
-        return
-    if found is None or found.ndim > 1 or len(axis) == 1:
+    if isinstance(axis, Frozen) or found is None or found.ndim > 1:
         site.freeze(axis, "(indexed at run time)" if found is None else "(indexed axis)")
-        site.emit([*x[:place], *indices, *rest])
+        site.emit([*x[:place], *site.axes(1), *rest])
         return
     positions = np.where(found < 0, found + len(axis), found).astype(np.int64)
     picked = axis[positions.reshape(-1)]

@@ -19,6 +19,9 @@ def batch_norm(site: Site) -> None:
     for index in range(1, len(site.node.outputs)):
         site.emit([channel], index)
     if site.attr("training_mode", 0) or (site.opset < 14 and len(site.node.outputs) > 1):
+        if any(t.outputs for t in site.node.outputs[1:]):
+            for place in (0, *range(2, len(x))):
+                site.freeze(x[place], "(its statistics are used)")
         _normalise(site, "instance", x, [0, *range(2, len(x))])
 
 
@@ -44,6 +47,9 @@ def _trailing(site: Site, kind: NormKind, axis: int, tables: range) -> None:
             for mine, other in zip(reversed(x), reversed(site.axes(index)), strict=False):
                 if len(other) > 1:
                     site.equal(mine, other)
+    if any(t.outputs for t in site.node.outputs[1:]):
+        for place in range(axis, len(x)):
+            site.freeze(x[place], "(its statistics are used)")
     _normalise(site, kind, x, range(axis, len(x)))
     site.emit(x)
     for index in range(1, len(site.node.outputs)):
