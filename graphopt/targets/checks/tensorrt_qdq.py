@@ -38,14 +38,11 @@ def _zero_points(view: View) -> Iterator[Finding]:
     for q in quantizers(view):
         if q.zero is None or q.zero.dtype not in (np.uint8, np.int8) or not np.any(q.zero):
             continue
-        value = int(np.asarray(q.zero).reshape(-1)[0])
         if q.type == np.uint8 and np.all(q.zero == _HALF_UINT8):
             yield Finding(q.node, "uint8 with zero point 128 is refused; int8 with 0 has the same values", _SHIFT, True)
         else:
-            shown = f"{q.type} with zero point {value}" if q.per_tensor else f"{q.type} with zero points that are not 0"
-            yield Finding(
-                q.node, f"{shown} is refused: quantization must be symmetric", _SYMMETRIC, q.scale is not None
-            )
+            text = f"{q.type} with a zero point that is not 0 is refused: quantization must be symmetric"
+            yield Finding(q.node, text, _SYMMETRIC, q.scale is not None)
 
 
 def _uint8_activation(view: View) -> Iterator[Finding]:

@@ -129,6 +129,7 @@ def test_kernel_precision():
     assert kernel_precision(kernel(("Int8", "Float"), ())) == "float32"
     assert kernel_precision(kernel((), ("Float",))) == "float32"
     assert kernel_precision(kernel(("Int8", "Float"), ("Float",)), weighted=False) == "int8"
+    assert kernel_precision(kernel(("Float", "Float"), ("Int8",)), weighted=False) == "float32"
 
 
 def test_an_operator_of_the_plugin_library_is_not_called_an_error():
