@@ -29,13 +29,14 @@ from graphopt.transforms.qdq_opset import raise_opset
 from graphopt.transforms.qdq_plan import Choice, Plan, make_plan
 from graphopt.transforms.qdq_probe import Probe, probe
 from graphopt.transforms.qdq_report import KernelReport, kernel_report
-from graphopt.transforms.qdq_sensitivity import Sensitivity, rank_layers, too_noisy
+from graphopt.transforms.qdq_sensitivity import Sensitivity, measured_sqnr, rank_layers, too_noisy
 from graphopt.transforms.qdq_units import Unit, find_units
 from graphopt.transforms.ranges import Method
 from graphopt.transforms.rounding import MAX_FEATURES, Rounded, patches_of, round_weight
 from graphopt.transforms.weight_grids import weight_scale
 
 _ROUNDS = 3
+_USABLE_DB = 15.0
 _BIAS_BLOCKS = 8
 _POSITIONS = 64
 
@@ -162,6 +163,18 @@ class _Run:
             if not self.note_missed(done.report):
                 break
             done = self.attempt()
+        return self.usable(done)
+
+    def usable(self, done: Quantized | None) -> Quantized | None:
+        """Put the noisiest layers back in float until the outputs, as measured, are good for something at all."""
+        left = [s for s in self.ranking if done is not None and s.node_id in {u.node.id for u in done.plan.integer}]
+        while done is not None and left and measured_sqnr(self.model, done.model, self.data) < _USABLE_DB:
+            for item in left[: max(1, len(left) // 4)]:
+                self._why[item.node_id] = f"the outputs kept less than {_USABLE_DB:g} dB with it"
+            left = left[max(1, len(left) // 4) :]
+            done = self.attempt()
+            if done is not None:
+                done.report = kernel_report(done.model, done.plan.integer)
         return done
 
     def attempt(self, rounded: Mapping[int, Rounded] | None = None) -> Quantized | None:

@@ -70,6 +70,19 @@ def rank_layers(
     return sorted(found, key=lambda s: -s.noise)
 
 
+def measured_sqnr(model: Model, other: Model, data: Dataset, runs: int = DEFAULT_RUNS) -> float:
+    """Signal to noise of the worst output of ``other`` against ``model``, in dB, on the first batches."""
+    feeds = [b.feeds for b in islice(data.iter_batches(_BATCH), runs)]
+    with session_of(model, 1) as one, session_of(other, 1) as two:
+        pairs = [(_floats(one.run(f)), _floats(two.run(f))) for f in feeds]
+    worst = np.inf
+    for index in _indices([wanted for wanted, _ in pairs]):
+        energy = sum(float(np.square(w[index], dtype=np.float64).sum()) for w, _ in pairs)
+        noise = sum(float(np.square(f[index] - w[index], dtype=np.float64).sum()) for w, f in pairs)
+        worst = min(worst, 10 * float(np.log10(max(energy, 1e-30) / max(noise, 1e-30))))
+    return worst
+
+
 def _only(
     model: Model, node_id: int, target: Target, settings: Settings, grids: Grids, probes: Mapping[str, Probe]
 ) -> Model:
