@@ -90,7 +90,9 @@ def _scale_values(view: View) -> Iterator[Finding]:
 
 def _scale_rank(view: View) -> Iterator[Finding]:
     for q in quantizers(view):
-        if q.scale is not None and q.scale.shape == (1,) and not q.block_size and not _single_channel(view, q):
+        if q.type == np.int32 or q.block_size or q.scale is None:
+            continue
+        if q.scale.shape == (1,) and not _single_channel(view, q):
             yield Finding(q.node, "a single scale of shape [1]: the layers beside it run in float")
 
 
