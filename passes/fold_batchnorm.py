@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from graphopt.ir import Array, Constant, Node, Tensor
+from graphopt.ir import Array, Node, Tensor, constant_value, is_constant
 from graphopt.pipeline.cleaning import CleaningPass
 from graphopt.pipeline.options import option
 from graphopt.pipeline.rewrite import RewriteOptions
@@ -15,6 +15,7 @@ from graphopt.transforms.editing import Editor, Rewrite
 from graphopt.transforms.facts import attribute
 from graphopt.transforms.views import VIEWS
 
+MAX_COPY = 1 << 16
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 FLOAT_TYPES = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16))
 
@@ -129,6 +130,9 @@ def _apply(layer: Node, affine: Affine, channels: int, node: Node, editor: Edito
         return False
     if layer.op == "MatMul" and affine.shift is not None:
         return False
+    if affine.scale is not None and _copies(layer.inputs[1]):
+        editor.gate.skipped(node, "not folded: the weights are shared, the file would grow by a copy")
+        return False
     if layer.op == "Gemm" and not _gemm_bias_fits(layer, bias, channels):
         return False
     changed = weight if affine.scale is None else _scaled_weight(layer, weight, affine.scale)
@@ -188,11 +192,19 @@ def _changed_bias(layer: Node, bias: Array | None, affine: Affine, channels: int
     return np.broadcast_to(wide * scale + shift, (channels,)).copy()
 
 
+def _copies(tensor: Tensor) -> bool:
+    """Whether changed weights would stand beside the old ones, which others read, and are not small."""
+    values = constant_value(tensor)
+    return values is not None and values.nbytes > MAX_COPY and len(set(tensor.outputs)) > 1
+
+
 def _fold_before(node: Node, editor: Editor, keep_gelu: bool = True) -> bool:
     """layer(x * c) -> layer with weights times c, for one number c."""
     weight = editor.constant(node, 1)
     scaled = editor.private_producer(node.inputs[0], node, "Mul", "Div")
     if scaled is None or weight is None or weight.dtype not in FLOAT_TYPES or editor.opset < 7:
+        return False
+    if _copies(node.inputs[1]):
         return False
     for index in (1, 0):
         factor = editor.constant(scaled, index)
@@ -229,7 +241,7 @@ def _scale_behind(node: Node, editor: Editor) -> bool:
         wide = wide if node.op == "Mul" else 1 / wide if wide != 0 else 0.0
         same = editor.fact(data).shape is not None and editor.fact(data).shape == editor.fact(node.outputs[0]).shape
         parts = _scalable(data, node, editor) if same and wide != 0 and np.isfinite(wide) else None
-        if parts is None or editor.is_end(node.outputs[0]):
+        if parts is None or editor.is_end(node.outputs[0]) or any(_copies(n.inputs[i]) for n, i in parts):
             continue
         made = [np.asarray(v * wide, v.dtype) for v in (np.asarray(editor.constant(*p)) for p in parts)]
         if not all(np.isfinite(m).all() for m in made) or not editor.allow(node):
@@ -289,7 +301,7 @@ def _merge_constants(node: Node, editor: Editor) -> bool:
         for at in (0, 1):
             value = editor.constant(inner, at)
             rest = inner.inputs[1 - at]
-            if value is None or isinstance(rest, Constant):
+            if value is None or is_constant(rest):
                 continue
             joined = _joined(node.op, value, outer_value)
             if joined is None or joined.nbytes > max(value.nbytes, outer_value.nbytes) or not editor.allow(node):

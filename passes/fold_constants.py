@@ -43,7 +43,8 @@ class FoldConstants(Pass[FoldConstantsOptions]):
         editor = open_editor(model, ctx)
         editor.rewrite = "fold"
         Folding(editor, self.options).run()
-        lift_constants(editor)
+        if model.ir_version >= 4:
+            lift_constants(editor)
         editor.finish()
 
 
@@ -172,7 +173,6 @@ def lift(editor: Editor, graph: Graph, node: Node) -> None:
     if not editor.allow(node):
         return
     name = output.name
-    editor.allow_initializers()
     constant = Constant(name, values)
     constant.id = output.id
     graph.initializers.append(constant)

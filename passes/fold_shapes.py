@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from graphopt.ir import Array, Constant, Node, Tensor
+from graphopt.ir import Array, Node, Tensor, is_constant
 from graphopt.model import Model
 from graphopt.pipeline.cleaning import open_editor
 from graphopt.pipeline.context import Context
@@ -57,7 +57,7 @@ def _to_constant(tensor: Tensor, node: Node, editor: Editor) -> None:
 
 def _reshape_target(node: Node, editor: Editor) -> bool:
     """Reshape(x, computed) -> Reshape(x, constant)."""
-    if editor.opset < 5 or attribute(node, "allowzero", 0) or isinstance(node.inputs[1], Constant):
+    if editor.opset < 5 or attribute(node, "allowzero", 0) or is_constant(node.inputs[1]):
         return False
     wanted, data = editor.fact(node.inputs[1]).value, editor.fact(node.inputs[0]).shape
     if wanted is None or editor.fact(node.inputs[1]).numbers() is not None:
@@ -74,7 +74,7 @@ def _reshape_target(node: Node, editor: Editor) -> bool:
 
 def _expand_target(node: Node, editor: Editor) -> bool:
     """Expand(x, computed) -> Expand(x, constant) where 1 keeps an extent of x."""
-    if isinstance(node.inputs[1], Constant):
+    if is_constant(node.inputs[1]):
         return False
     data, shape = editor.fact(node.inputs[0]).shape, editor.fact(node.outputs[0]).shape
     if data is None or shape is None:
@@ -95,7 +95,7 @@ def _expand_extent(before: Extent, after: Extent) -> int | None:
 
 def _slice_bound(node: Node, editor: Editor) -> bool:
     """Slice(x, 0, extent of the axis) -> Slice(x, 0, largest)."""
-    if editor.opset < 10 or isinstance(node.inputs[2], Constant):
+    if editor.opset < 10 or is_constant(node.inputs[2]):
         return False
     data, ends = editor.fact(node.inputs[0]).shape, editor.fact(node.inputs[2]).value
     axes = editor.ints(node, 3)

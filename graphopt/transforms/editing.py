@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import onnx
 
 from graphopt.graph import Graph, subgraphs
 from graphopt.ir import Array, Constant, Node, Tensor, Variable, constant_value, is_constant
@@ -230,18 +231,18 @@ class Editor:
         """Add a node and return its output."""
         return self.add(op, inputs, near, attrs).outputs[0]
 
-    def const(self, near: Node, values: Array | np.generic | Sequence[int], hint: str = "") -> Constant:
-        """A new initializer in the graph of ``near``; a sequence is int64."""
-        self.allow_initializers()
-        array = np.asarray(values, np.int64 if isinstance(values, (list, tuple)) else None)
-        return self.owner(near).new_constant(hint or f"{near.name or near.op}_const", array)
+    def const(self, near: Node, values: Array | np.generic | Sequence[int], hint: str = "") -> Tensor:
+        """A new constant in the graph of ``near``; a sequence is int64.
 
-    def allow_initializers(self) -> None:
-        """Before IR version 4 every initializer is an input too, with a default; from then on it may be constant."""
-        if self.model.ir_version < 4:
-            self.model.ir_version = 4
-            for graph in self.root.graphs():
-                graph.ir_version = 4
+        An initializer, or the output of a Constant node before IR version 4, where initializers had to be inputs.
+        """
+        array = np.asarray(values, np.int64 if isinstance(values, (list, tuple)) else None)
+        name = hint or f"{near.name or near.op}_const"
+        if self.model.ir_version >= 4:
+            return self.owner(near).new_constant(name, array)
+        node = self.add("Constant", [], near, {"value": Constant(name, array)})
+        node.attr_types = {"value": onnx.AttributeProto.TENSOR}
+        return node.outputs[0]
 
     def set_input(self, node: Node, index: int, tensor: Tensor | None) -> None:
         """Make input ``index`` read another tensor, or leave it out; what then is not needed is removed."""
