@@ -152,15 +152,14 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--part", default="0/1", help="I/N: only every Nth graph, starting at the Ith")
     parser.add_argument("--rows", type=Path, help="write the rows as JSON, for --merge")
-    parser.add_argument("--merge", type=Path, nargs="+", help="no run: join rows of parts into one table")
+    parser.add_argument("--merge", type=Path, nargs="+", help="no run: join rows into one table, later files win")
     options = parser.parse_args()
     fill = fill_module()
     exceptions = ROOT / "benchmarks" / "exceptions.toml"
     excused = tomllib.loads(exceptions.read_text())["prune"] if exceptions.is_file() else {}
     rows: list[Row] = []
-    for part in options.merge or []:
-        rows += [Row(**r) for r in json.loads(part.read_text())]
-    rows.sort(key=lambda r: r.name)
+    merged = {r["name"]: Row(**r) for part in options.merge or [] for r in json.loads(part.read_text())}
+    rows += sorted(merged.values(), key=lambda r: r.name)
     index, count = map(int, options.part.split("/"))
     for path in [] if options.merge else sorted(ZOO.glob("*.onnx.gz"))[index::count]:
         name = path.name.removesuffix(".onnx.gz")
