@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -39,13 +38,14 @@ def child(source: Path, target: Path, external: str) -> None:
     """Runs in a process of its own: load, an untouched pipeline, save; prints the peak in MB over the imports."""
     from graphopt import load
     from graphopt.pipeline.manager import PassManager  # noqa: F401  - its import belongs to the baseline
+    from graphopt.runtime.footprint import peak_resident_bytes
     from graphopt.verifier import verify
 
-    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    base = peak_resident_bytes() or 0
     model = load(source)
     verify(model.graph)
     model.save(target, external=external, force=True)  # type: ignore[arg-type]
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) / 1024)
+    print(((peak_resident_bytes() or 0) - base) / 2**20)
 
 
 def memory(folder: Path, count: int) -> Iterator[str]:
