@@ -104,7 +104,8 @@ def main() -> None:
             if options.only and case.name not in options.only:
                 continue
             data = JobData(str(case.calibration), str(case.scoring))
-            job = Job(case.model, Path(folder) / "out.onnx", options.passes, data=data, measuring=Measuring(), force=True)
+            out = Path(folder) / "out.onnx"
+            job = Job(case.model, out, options.passes, data=data, measuring=Measuring(), force=True)
             try:
                 lines.append(row(case.name, run_job(job)))
             except GraphoptError as error:

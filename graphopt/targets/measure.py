@@ -123,10 +123,8 @@ def _element_chain(op: str, elements: int, quantized: bool) -> bytes:
         b.last = b.quantize(b.last)
     for _ in range(2 if op == "GlobalAveragePool" else _CHAIN):
         second = [b.last] if op in (*_POINTWISE, "Concat") else []
-        attrs: dict[str, Any] = {
-            "Transpose": {"perm": [0, 1, 3, 2]},
-            "Concat": {"axis": 0},
-        }.get(op, {})
+        known: dict[str, dict[str, Any]] = {"Transpose": {"perm": [0, 1, 3, 2]}, "Concat": {"axis": 0}}
+        attrs = known.get(op, {})
         b.last = b.node(op, [b.last, *second], **attrs)
         if quantized:
             b.last = b.quantize(b.last)
