@@ -363,7 +363,8 @@ class LayerPrecision:
     """How one convolution, matrix product or quantized addition of the model runs in an engine.
 
     ``quantized``: the model has Q/DQ on its inputs, so it should be integer (an addition should read integers).
-    ``precision`` is ``int8``, ``float32``, ..., or ``int8 weights`` for a float kernel that unpacks integer weights; "" when no kernel names it.
+    ``precision`` is ``int8``, ``float32``, ..., or ``int8 weights`` for a float kernel that unpacks integer weights;
+    "" when no kernel names it.
     ``reason`` says why it is not integer, where that is known.
     """
 
