@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
-from graphopt.analysis.node_cost import NodeCost, node_costs
+from graphopt.analysis.cost import NodeCost, node_costs, total_macs, unbound_dims
 from graphopt.ir import Tensor
 from graphopt.model import Model
 
@@ -36,6 +36,7 @@ class Inspection:
     parameters: int
     weight_bytes: int
     macs: int | None
+    unbound_dims: tuple[str, ...]
     types: Mapping[str, int]
     operators: tuple[OperatorRow, ...]
     heaviest: tuple[NodeCost, ...]
@@ -59,7 +60,8 @@ def inspect_model(model: Model, dims: Mapping[str, int] | None = None) -> Inspec
         nodes=len(nodes),
         parameters=sum(types.values()),
         weight_bytes=model.weight_bytes(),
-        macs=sum(c.macs for c in costs) if all(c.known for c in costs) else None,
+        macs=total_macs(model, dims),
+        unbound_dims=tuple(unbound_dims(model, dims)),
         types=dict(types),
         operators=_operators(costs),
         heaviest=tuple(sorted(costs, key=lambda c: -c.macs)[:10]),

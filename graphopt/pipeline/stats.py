@@ -12,7 +12,7 @@ from graphopt.results import GraphStats
 
 def measure(model: Model) -> GraphStats:
     """Counts of a model; MACs are those of one sample (batch 1), None when they cannot be known."""
-    from graphopt.analysis.node_cost import total_macs
+    from graphopt.analysis.cost import total_macs
 
     stats = graph_stats(model)
     try:

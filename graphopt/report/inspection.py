@@ -13,7 +13,8 @@ from graphopt.transforms.inspection import Prunable
 def inspection_items(name: str, found: Inspection) -> list[RenderableType]:
     """A headline, the interface, operators by cost, and the heaviest nodes."""
     size = human_bytes(found.weight_bytes)
-    macs = "not known (give --dim)" if found.macs is None else f"{found.macs:,}"
+    missing = " ".join(f"--dim {name}=N" for name in found.unbound_dims)
+    macs = f"not known (give {missing})" if missing else "not known" if found.macs is None else f"{found.macs:,}"
     opsets = ", ".join(f"{domain} {version}" for domain, version in found.opsets.items())
     types = ", ".join(f"{count:,} {kind}" for kind, count in found.types.items())
     head = [

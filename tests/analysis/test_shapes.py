@@ -1,4 +1,4 @@
-"""Concrete interpretation and cost."""
+"""Concrete interpretation."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ import pytest
 from transforms.pruning import prune_and_check, random_keep, tiny, units_of
 
 from graphopt import load
-from graphopt.analysis.cost import cost
 from graphopt.analysis.labels import analyse
 from graphopt.analysis.shapes import infer_shapes, interpret, interpret_best
-from graphopt.errors import UsageError
 
 DYNAMIC = """(float[N,S,12] x, float[12,8] w1) => (float y) <int64 i0 = {0}, int64 i1 = {1}, int64[1] z = {0},
     int64[2] hd = {2,4}> {
@@ -72,26 +70,6 @@ def test_infer_shapes_writes_symbols() -> None:
     infer_shapes(model)
     assert model.graph.nodes[0].outputs[0].shape == ["N", 8]
     assert model.graph.nodes[0].outputs[0].dtype == np.float32
-
-
-def test_cost_counts_by_hand() -> None:
-    model = tiny(
-        """(float[2,3,8,8] x, float[6,3,3,3] w1, float[6] b1, float[6,1,3,3] w2, float[216,10] w3) => (float y) {
-        a = Conv<pads=[1,1,1,1]>(x, w1, b1) c = Conv<group=6>(a, w2) f = Flatten(c) y = MatMul(f, w3) }"""
-    )
-    found = cost(model)
-    conv, depthwise, matmul = 2 * 64 * 6 * 3 * 9, 2 * 36 * 6 * 9, 2 * 216 * 10
-    assert found.macs == conv + depthwise + matmul
-    assert found.parameters == 162 + 6 + 54 + 2160
-    assert found.weight_bytes == 4 * found.parameters
-    assert {n.op: c.macs for n, c in found.nodes.items() if n.op == "MatMul"} == {"MatMul": matmul}
-
-
-def test_cost_needs_dims() -> None:
-    model = tiny("(float[N,5] x, float[5,8] w1) => (float y) { y = MatMul(x, w1) }")
-    with pytest.raises(UsageError, match="N"):
-        cost(model)
-    assert cost(model, {"N": 3}).macs == 3 * 5 * 8
 
 
 @pytest.mark.parametrize("length", [500, 4000])
