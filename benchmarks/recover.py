@@ -133,9 +133,9 @@ def table(rows: list[Row], samples: int) -> str:
     cells = {(r.model, r.keep, r.variant): r for r in rows}
     for model, baseline, keep in dict.fromkeys((r.model, r.baseline, r.keep) for r in rows):
         found = [cells.get((model, keep, v)) for v in VARIANTS]
-        seconds = found[-1].seconds if found[-1] is not None else float("nan")
+        seconds = "-" if found[-1] is None else f"{found[-1].seconds:.0f}"
         shown = " | ".join("-" if r is None else _cell(r.accuracies) for r in found)
-        lines.append(f"| {model} ({baseline:.2f}) | {1 - keep:.0%} | {shown} | {seconds:.0f} |")
+        lines.append(f"| {model} ({baseline:.2f}) | {1 - keep:.0%} | {shown} | {seconds} |")
     return "\n".join(lines) + "\n"
 
 
