@@ -35,8 +35,8 @@ class Cleanup(Composite[CleanupOptions]):
 
     def pipeline(self) -> str:
         """The passes, in order."""
-        folding = f"fold_constants:limit_kb={self.options.limit_kb}:growth_kb={self.options.growth_kb}"
         kind = f":guarantee={self.options.guarantee}"
+        folding = f"fold_constants{kind}:limit_kb={self.options.limit_kb}:growth_kb={self.options.growth_kb}"
         return ",".join(
             [
                 "inline_functions",

@@ -11,16 +11,17 @@ from graphopt.ir import Array, Constant, Node, Tensor, constant_value
 from graphopt.model import Model
 from graphopt.pipeline.cleaning import open_editor
 from graphopt.pipeline.context import Context
-from graphopt.pipeline.options import Options, option
-from graphopt.pipeline.passes import Pass
+from graphopt.pipeline.options import option
+from graphopt.pipeline.passes import Guarantee, Pass
+from graphopt.pipeline.rewrite import RewriteOptions
 from graphopt.transforms.editing import Editor
-from graphopt.transforms.evaluate import evaluate, may_fold
+from graphopt.transforms.evaluate import SUMMING, evaluate, may_fold
 
 SMALL = 4096
 """Bytes that a folded value may always add."""
 
 
-class FoldConstantsOptions(Options):
+class FoldConstantsOptions(RewriteOptions):
     """Options of ``fold_constants``."""
 
     limit_kb: int = option(1024, "A folded value may be this many kB larger than the constants that it replaces.", ge=0)
@@ -32,11 +33,14 @@ class FoldConstantsOptions(Options):
 class FoldConstants(Pass[FoldConstantsOptions]):
     """Computes nodes whose inputs are all constant, and turns Constant nodes into initializers.
 
-    Bit for bit as ONNX Runtime without optimizations. Random operators, control flow and quantization are left
-    alone, and so is what would make the file grow: a ConstantOfShape of 500 MB stays one node.
+    As ONNX Runtime without optimizations would. With ``guarantee=exact`` operators that add up numbers are left alone:
+    their last bit depends on where the runtime puts its buffers. Random operators, control flow and quantization are
+    left alone, and so is what would make the file grow: a ConstantOfShape of 500 MB stays one node.
     """
 
-    guarantee = "exact"
+    def effective_guarantee(self) -> Guarantee:
+        """As the option says."""
+        return self.options.guarantee
 
     def run(self, model: Model, ctx: Context) -> None:
         """Fold in one sweep."""
@@ -53,6 +57,7 @@ class Folding:
 
     def __init__(self, editor: Editor, options: FoldConstantsOptions) -> None:
         self._editor = editor
+        self._exact = options.guarantee == "exact"
         self._limit = options.limit_kb * 1024
         self._growth = options.growth_kb * 1024
         self._computed: dict[Tensor, Array] = {}
@@ -77,7 +82,12 @@ class Folding:
         fixed: set[Tensor] = set()
         found: set[Node] = set()
         for node in order:
-            if not may_fold(node) or not node.outputs or not all(self._is_fixed(t, fixed) for t in node.inputs):
+            if (
+                not may_fold(node)
+                or (self._exact and node.op in SUMMING)
+                or not node.outputs
+                or not all(self._is_fixed(t, fixed) for t in node.inputs)
+            ):
                 continue
             sizes = [self._editor.fact(t).nbytes for t in node.outputs if not t.is_empty()]
             inputs = sum(self._editor.fact(t).nbytes or 0 for t in node.inputs if not t.is_empty())

@@ -1,4 +1,4 @@
-"""Computes the outputs of a node from constant inputs, bit for bit as ONNX Runtime without optimizations would.
+"""Computes the outputs of a node from constant inputs, as ONNX Runtime without optimizations would.
 
 Data movement and exactly defined arithmetic run in numpy. Everything else runs in ONNX Runtime, as a model of one
 node. What must not be computed in advance (random numbers, control flow, quantization) is refused.
@@ -23,6 +23,17 @@ NONDETERMINISTIC = frozenset(
 )
 KEPT = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Constant"})
 """Operators that say how a value is meant; folding them would undo a quantization."""
+
+SUMMING = frozenset(
+    (
+        *("AveragePool", "BatchNormalization", "Conv", "ConvTranspose", "Einsum", "GRU", "Gemm", "GlobalAveragePool"),
+        *("GroupNormalization", "InstanceNormalization", "LRN", "LSTM", "LayerNormalization", "LogSoftmax"),
+        *("LpNormalization", "MatMul", "MeanVarianceNormalization", "RMSNormalization", "RNN", "ReduceL1", "ReduceL2"),
+        *("ReduceLogSum", "ReduceLogSumExp", "ReduceMean", "ReduceProd", "ReduceSum", "ReduceSumSquare", "Softmax"),
+    )
+)
+"""Operators that add up many numbers. ONNX Runtime's order depends on where its buffers lie in memory, so that the
+last bit may differ from one model to another."""
 
 Kernel: TypeAlias = "Callable[[Node, Sequence[Array], int], Array | None]"
 
