@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 HEIGHT = 48
-_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+_WORDS = Path(__file__).with_name("words.txt").read_text("ascii").split()
 _FONT_FOLDER = Path("/usr/share/fonts/truetype")
 CALIBRATION_FONTS = ("DejaVuSans.ttf", "DejaVuSerif.ttf", "DejaVuSansCondensed.ttf")
 SCORING_FONTS = ("DejaVuSansMono.ttf", "DejaVuSerif-Bold.ttf", "DejaVuSans-Bold.ttf", "DejaVuSerif-Italic.ttf")
@@ -43,7 +43,7 @@ def _fonts(names: Sequence[str]) -> list[Path]:
 
 
 def _line(rng: np.random.Generator, font: Path, scoring: bool, width: int) -> Line:
-    words = ["".join(rng.choice(list(_LETTERS), rng.integers(3, 9))) for _ in range(rng.integers(1, 4))]
+    words = [_word(rng) for _ in range(rng.integers(1, 3))]
     text = " ".join(words)
     face = ImageFont.truetype(str(font), int(rng.integers(24, 33)))
     paper, ink = int(rng.integers(190, 256)), int(rng.integers(0, 90))
@@ -56,6 +56,13 @@ def _line(rng: np.random.Generator, font: Path, scoring: bool, width: int) -> Li
     canvas = np.zeros((1, 3, HEIGHT, width), np.float32)
     canvas[:, :, :, : pixels.shape[1]] = (pixels - 0.5) / 0.5
     return Line(canvas, text)
+
+
+def _word(rng: np.random.Generator) -> str:
+    if rng.random() < 0.2:
+        return str(rng.integers(10, 100_000))
+    word = str(rng.choice(_WORDS))
+    return word.capitalize() if rng.random() < 0.3 else word
 
 
 def _degraded(picture: Image.Image, rng: np.random.Generator, scoring: bool) -> Image.Image:
