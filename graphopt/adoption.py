@@ -47,6 +47,7 @@ def _parents(root: Graph) -> dict[Graph, Graph | None]:
             for value in node.attrs.values():
                 if isinstance(value, gs.Graph) and type(value) is not type(root):
                     value.__class__ = type(root)
+                    value.initializers, value.quantization_annotation, value.metadata_props = [], [], {}
             for sub in subgraphs(node):
                 parents[sub] = graph
                 stack.append(sub)

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import onnx_graphsurgeon as gs
+
 from graphopt.graph import Graph
 from graphopt.ir import Node, Tensor
 
@@ -44,7 +46,8 @@ def take(root: Graph) -> Snapshot:
     for graph in root.graphs():
         graphs.append((graph, _copied(vars(graph))))
         for node in graph.nodes:
-            for item in (node, *node.inputs, *node.outputs):
+            held = (v for v in node.attrs.values() if isinstance(v, gs.Constant))
+            for item in (node, *node.inputs, *node.outputs, *held):
                 _remember(item, items)
         for tensor in (*graph.inputs, *graph.outputs, *graph.initializers):
             _remember(tensor, items)

@@ -12,6 +12,7 @@ from texts import CHAIN
 
 from graphopt import load
 from graphopt.errors import InvalidModelError, UsageError
+from graphopt.serde.wire import _length_delimited
 
 
 def big_model(values: int = 4096) -> onnx.ModelProto:
@@ -216,3 +217,23 @@ def test_weights_stay_on_disk_until_they_are_read(inline):
     model = load(inline)
     assert model.graph.initializers[0].shape == (4096,)
     assert model.graph.initializers[0].stored._array is None
+
+
+def test_damage_behind_a_large_weight_is_an_invalid_model(tmp_path):
+    graph = big_model().graph.SerializeToString() + b"\x2b"
+    path = tmp_path / "bad.onnx"
+    head = onnx.ModelProto(ir_version=8).SerializeToString()
+    path.write_bytes(head + _length_delimited(7, graph))
+    with pytest.raises(InvalidModelError, match=r"bad\.onnx.*wire type 3"):
+        load(path)
+
+
+def test_two_models_of_one_stem_keep_their_own_data_files(tmp_path):
+    first, second = tmp_path / "m.pb", tmp_path / "m.onnx"
+    load(big_model()).save(first, external="file")
+    model = load(first)
+    model.save(second, external="file")
+    model.graph.set_weight(model.graph.initializers[0], np.zeros(4096, np.float32))
+    model.save(second, external="file", force=True)
+    assert load(first).graph.initializers[0].values[1] == 1
+    assert load(second).graph.initializers[0].values[1] == 0

@@ -151,3 +151,20 @@ def test_setting_the_opset_changes_the_export(parse):
     model = parse(CHAIN)
     model.graph.opset = 21
     assert {o.domain: o.version for o in model.to_proto().opset_import} == {"": 21}
+
+
+def test_graphs_made_with_graphsurgeon_are_adopted(parse):
+    model = parse(HEADER + "g (float[2] x, bool c) => (float[2] y) { y = Relu(x) }")
+    graph = model.graph
+    x, c = graph.inputs
+    branches = {}
+    for name, op in (("then_branch", "Neg"), ("else_branch", "Abs")):
+        out = gs.Variable(f"{op}_out", np.float32, [2])
+        branches[name] = gs.Graph([gs.Node(op, inputs=[x], outputs=[out])], outputs=[out])
+    node = gs.Node("If", attrs=branches, inputs=[c], outputs=[gs.Variable("z", np.float32, [2])])
+    graph.nodes.append(node)
+    graph.outputs.append(node.outputs[0])
+    graph.adopt()
+    graph.sort()
+    verify(graph)
+    onnx.checker.check_model(model.to_proto())

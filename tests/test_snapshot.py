@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from texts import BRANCH, CHAIN
+from texts import BRANCH, CHAIN, HEADER
 
 from graphopt import snapshot
 from graphopt.verifier import verify
@@ -45,3 +45,12 @@ def test_weights_are_shared_not_copied(parse):
     saved = snapshot.take(model.graph)
     snapshot.restore(model.graph, saved)
     assert weight.values is array
+
+
+def test_restore_undoes_a_new_value_of_a_tensor_attribute(parse):
+    model = parse(HEADER + "g (float[2] x) => (float[2] y) { c = Constant <value = float[2] {1, 2}> () y = Add(x, c) }")
+    before = model.serialize()
+    saved = snapshot.take(model.graph)
+    model.graph.nodes[0].attrs["value"].values = np.zeros(2, np.float32)
+    snapshot.restore(model.graph, saved)
+    assert model.serialize() == before

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.graph import Graph
-from graphopt.ir import Constant, Node, Tensor
+from graphopt.ir import Constant, Node, Tensor, Variable
 from graphopt.model import Model
 
 
@@ -38,7 +38,7 @@ class Fingerprint:
             graph.name,
             tuple(map(self._tensor, graph.inputs)),
             tuple(map(self._tensor, graph.outputs)),
-            tuple(map(self._tensor, graph.initializers)),
+            tuple(map(self._tensor, getattr(graph, "initializers", ()))),
             tuple(map(self._node, graph.nodes)),
         )
 
@@ -59,7 +59,8 @@ class Fingerprint:
         if tensor.is_empty():
             return ("",)
         shape = None if tensor.shape is None else tuple(tensor.shape)
-        return self._same(tensor), tensor.name, tensor.dtype, shape
+        default = self._same(tensor.default) if isinstance(tensor, Variable) else None
+        return self._same(tensor), tensor.name, tensor.dtype, shape, default
 
     def _value(self, value: Any) -> object:
         if isinstance(value, list | tuple):
@@ -67,7 +68,7 @@ class Fingerprint:
         if isinstance(value, gs.Constant):
             return self._same(value), self._same(value._values)
         if isinstance(value, int | float | str | bytes | np.generic):
-            return type(value).__name__, value if value == value else "nan"
+            return type(value).__name__, repr(value) if isinstance(value, float | np.floating) else value
         return self._same(value)
 
     def _same(self, thing: object) -> int:

@@ -294,5 +294,8 @@ def _sum(first: PassResult, second: PassResult) -> PassResult:
 def _named(name: str, error: Exception, more: Sequence[str]) -> GraphoptError:
     """The error with the pass named and what the instruments said; what is not ours becomes a PassError."""
     if isinstance(error, GraphoptError):
-        return type(error)("\n".join([f"pass {name!r}: {error}", *more]))
+        named = type(error).__new__(type(error))
+        vars(named).update(vars(error))
+        named.args = ("\n".join([f"pass {name!r}: {error}", *more]),)
+        return named
     return PassError("\n".join([f"pass {name!r} failed: {type(error).__name__}: {error}", *more]))

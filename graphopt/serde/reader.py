@@ -103,7 +103,8 @@ def from_file(path: Path) -> Content:
         try:
             parts = detach(view)
         except InvalidModelError as error:
-            raise InvalidModelError(f"{str(path)!r}: {error}") from error
+            # The frames of the traceback hold views of the file, which cannot be closed before they are gone.
+            raise InvalidModelError(f"{str(path)!r}: {error}") from error.with_traceback(None)
         finally:
             view.release()
     regions: list[Region] = [FileRegion(path, o, length, info.st_mtime_ns) for o, length in parts.regions]

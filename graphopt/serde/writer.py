@@ -86,7 +86,7 @@ def _save_external(proto: onnx.ModelProto, weights: Weights, target: Path) -> No
         with _appears(target) as handle:
             handle.write(proto.SerializeToString(deterministic=True))
         return
-    data_name = f"{target.stem}.{_digest(weights)}.data"
+    data_name = f"{target.name}.{_digest(weights)}.data"
     offsets: list[int] = []
     with _appears(target.parent / data_name) as handle:
         at = 0
@@ -114,7 +114,7 @@ def _save_external(proto: onnx.ModelProto, weights: Weights, target: Path) -> No
 
 def _own_data_files(target: Path) -> set[str]:
     """Data files that an earlier save to ``target`` left beside it."""
-    pattern = re.compile(re.escape(target.stem) + r"\.[0-9a-f]{12}\.data")
+    pattern = re.compile(re.escape(target.name) + r"\.[0-9a-f]{12}\.data")
     return {p.name for p in target.parent.iterdir() if pattern.fullmatch(p.name)}
 
 

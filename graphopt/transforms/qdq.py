@@ -109,13 +109,14 @@ def quantize_model(model: Model, data: Dataset, target: Target, config: QuantCon
     reduced = config.reduced if config.reduced is not None else bool(profile and not profile.vnni)
     settings = Settings(activation, weight, reduced and bool(target.reduced_without), weight.int_type.high < 64)
     before = model.opsets[""]
-    _name_nodes_apart(model)
-    probes = probe(model, data)
-    raised = raise_opset(model, {n: len(p.shape) for n, p in probes.items()})
-    _refuse_half(model, probes)
+    work = model.clone()
+    _name_nodes_apart(work)
+    probes = probe(work, data)
+    raised = raise_opset(work, {n: len(p.shape) for n, p in probes.items()})
+    _refuse_half(work, probes)
     if raised:
-        probes = probe(model, data)
-    run = _Run(model.clone(), data, target, config, settings, profile, probes)
+        probes = probe(work, data)
+    run = _Run(work, data, target, config, settings, profile, probes)
     done = run.settle()
     if done is None:
         return None
@@ -123,7 +124,7 @@ def quantize_model(model: Model, data: Dataset, target: Target, config: QuantCon
         report = done.report
         done = run.refine(done)
         done.report = None if report is None else kernel_report(done.model, done.plan.integer)
-    model.graph = done.model.graph
+    model.graph, model.functions, model.ir_version = done.model.graph, done.model.functions, done.model.ir_version
     done.ranking, done.profile = run.ranking, profile
     done.raised_from = before if raised else None
     return done

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import onnx
 import pytest
 
-from graphopt import load
-from graphopt.errors import PassError, UnsupportedError, UsageError, ValidationError
-from graphopt.pipeline import PassManager, Pipeline, Settings
+from graphopt import Model, load
+from graphopt.errors import GraphoptError, PassError, UnsupportedError, UsageError, ValidationError
+from graphopt.pipeline import Context, Pass, PassManager, Pipeline, Settings
+from graphopt.pipeline.fingerprint import Fingerprint
 from graphopt.pipeline.instruments import Dump, Instrument, Timing, Verify
 from graphopt.pipeline.manager import graph_stats
 from graphopt.results import as_json
+from graphopt.storage import StoredTensor
 from graphopt.verifier import verify
 
 HEADER = '<ir_version: 8, opset_import: ["" : 17]>\n'
@@ -290,3 +293,36 @@ def test_the_model_is_measured_once_a_state(model, registry) -> None:
 
     run(model, registry, "freeze,tidy,freeze,merge_relu", measure=measure)
     assert states == [5, 3]
+
+
+def test_an_error_class_with_more_arguments_is_passed_on(model, registry) -> None:
+    class Conflict(GraphoptError):
+        def __init__(self, message: str, tensors: tuple[str, ...]) -> None:
+            super().__init__(message)
+            self.tensors = tensors
+
+    class Conflicting(Pass):
+        """Raise it."""
+
+        name = "conflicting"
+
+        def run(self, model: Model, ctx: Context) -> None:
+            raise Conflict("does not fit", ("a",))
+
+    with pytest.raises(Conflict, match="pass 'conflicting': does not fit") as caught:
+        PassManager(registry).run(model, Pipeline((Conflicting(),)))
+    assert caught.value.tensors == ("a",)
+
+
+def test_a_new_default_of_an_input_counts_as_a_change(parse) -> None:
+    model = parse(HEADER + "g (float[4] x, float[4] w = {1,2,3,4}) => (float[4] y) { y = Add(x, w) }")
+    before = Fingerprint(model)
+    model.graph.inputs[1].default = StoredTensor(onnx.numpy_helper.from_array(np.zeros(4, np.float32), "w"))
+    assert Fingerprint(model) != before
+
+
+def test_the_sign_of_a_zero_attribute_counts_as_a_change(parse) -> None:
+    model = parse(HEADER + "g (float[4] x) => (float[4] y) { y = Elu <alpha = 0.0> (x) }")
+    before = Fingerprint(model)
+    model.graph.nodes[0].attrs["alpha"] = -0.0
+    assert Fingerprint(model) != before

@@ -503,3 +503,10 @@ def test_an_lstm_is_left_in_float_and_the_rest_is_quantized():
 def test_every_kernel_that_is_called_integer_is_one():
     _, done = quantize(two_convs(), samples())
     assert {k.runs_as for k in done.report.kernels if k.integer} <= INTEGER_KERNELS
+
+
+def test_an_old_model_that_gains_nothing_stays_as_it_is():
+    proto = model([helper.make_node("Relu", ["x"], ["y"])], {}, [value("x", [2])], [value("y", [2])], opset=11)
+    result, done = quantize(proto, samples(shape=(2,)))
+    assert done is None
+    assert result.opset_import[0].version == 11
