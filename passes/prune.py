@@ -106,13 +106,14 @@ class Prune(Pass[PruneOptions]):
         coupling = analyse(model.graph, rules=_rules(), frozen={tensors[n]: why for n, why in frozen.items()})
         units = find_units(coupling)
         keep = self._choose(model, units, ctx)
-        _explain(units, keep, ctx)
         if keep.empty():
+            _explain(units, keep, ctx)
             ctx.skipped(None, "nothing to remove")
             return
         feeds = self._feeds(coupling, ctx) if self.options.verify else {}
         oracle = masking.build(model, coupling, keep) if self.options.verify else None
         report = slicing.apply(keep)
+        _explain(units, keep, ctx)
         for name in dict.fromkeys(report.pinned):
             ctx.note(name, "computed from extents at run time; patched to what it must be")
         if oracle is not None:

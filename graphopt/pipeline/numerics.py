@@ -35,11 +35,20 @@ class Numerics:
                 reference = Session(one, self._config)
             except GraphoptError as error:
                 return f"numerics skipped, the model did not run before the pass: {error}"
-            comparison = compare(reference, Session(two, self._config, role="result"), self._data)
-        problem = excess(comparison, guarantee)
+            result = Session(two, self._config, role="result")
+            comparison = compare(reference, result, self._data)
+        problem = _other_type(reference, result) or excess(comparison, guarantee)
         if problem:
             raise ValidationError(f"the pass promises {guarantee} outputs, but {problem}")
         return f"outputs {guarantee} on {comparison.samples} samples"
+
+
+def _other_type(reference: Session, result: Session) -> str:
+    """Which output has another type, in words; "" when none has."""
+    for old, new in zip(reference.interface.outputs, result.interface.outputs, strict=False):
+        if (old.kind, old.elem_type) != (new.kind, new.elem_type):
+            return f"output {new.name!r} is {new.dtype or new.kind}, it was {old.dtype or old.kind}"
+    return ""
 
 
 def excess(comparison: Comparison, guarantee: Guarantee) -> str:

@@ -15,6 +15,9 @@ from graphopt import Model, load
 from graphopt.errors import GraphoptError, PassError, UsageError
 from graphopt.pipeline import PassManager, Pipeline, Registry, Settings
 from graphopt.results import PassResult
+from graphopt.transforms import slicing
+from graphopt.transforms.keepset import KeepSet
+from graphopt.transforms.slicing_values import SliceConflict
 
 RESIDUAL = """(float[2,5] x, float[5,16] w1, float[16] b1, float[16,12] w2, float[12,16] w3, float[16,4] w4)
     => (float y) { a = MatMul(x, w1) s = Add(a, b1) h = MatMul(s, w2) r = Relu(h) t = MatMul(r, w3) u = Add(s, t)
@@ -133,3 +136,20 @@ def test_zoo(zoo: ModuleType, name: str) -> None:
     result = run(model, "prune:ratio=0.5:align=1")
     assert result.statistics["macs kept"] < 0.75
     assert result.statistics["masked error"] <= 1e-5
+
+
+def test_an_attempt_that_is_given_up_leaves_no_remarks_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts: list[KeepSet] = []
+    apply = slicing.apply
+
+    def conflicts_once(keep: KeepSet) -> slicing.SliceReport:
+        attempts.append(keep)
+        if len(attempts) == 1:
+            raise SliceConflict("does not fit", {t for t in keep.coupling.record.axes if t.name == "h"})
+        return apply(keep)
+
+    monkeypatch.setattr(slicing, "apply", conflicts_once)
+    result = run(tiny(RESIDUAL), "prune:ratio=0.5:align=1")
+    assert len(attempts) == 2
+    assert [r.message for r in result.remarks if r.kind == "did"] == ["8 of 16 units removed"]
+    assert result.statistics["prunable share of macs"] <= 1
