@@ -1,8 +1,8 @@
 """Nodes and tensors: onnx-graphsurgeon's classes with identity, stable ids and read-only, lazily read weights.
 
 They differ from their base classes in four ways. Equality and hash are by identity, so they can be keys of
-dictionaries and networkx graphs. Each has an ``id``, unique in its model and stable across snapshots and clones.
-They carry what graphsurgeon drops: doc strings, metadata, denotations, non-tensor types. The values of a
+dictionaries and networkx graphs. Each has an ``id``, unique in its model and stable across snapshots; a clone
+has its own. They carry what graphsurgeon drops: doc strings, metadata, denotations, non-tensor types. The values of a
 ``Constant`` are read-only and stay where they are (file, bytes) until somebody reads them.
 """
 
@@ -224,6 +224,8 @@ def _node_value(node: Node) -> Array | None:
         match name:
             case "value" if isinstance(value, gs.Constant):
                 return np.asarray(value.values)
+            case "value" if isinstance(value, np.ndarray):
+                return _frozen(value)
             case "value_float":
                 return np.array(value, np.float32)
             case "value_floats":

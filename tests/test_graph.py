@@ -168,3 +168,12 @@ def test_graphs_made_with_graphsurgeon_are_adopted(parse):
     graph.sort()
     verify(graph)
     onnx.checker.check_model(model.to_proto())
+
+
+def test_a_constant_node_may_hold_a_plain_array(parse):
+    graph = parse(CHAIN).graph
+    made = graph.add_node("Constant", [], attrs={"value": np.ones(3, np.float32)})
+    value = constant_value(made.outputs[0])
+    assert value is not None
+    assert value.tolist() == [1, 1, 1]
+    assert not value.flags.writeable

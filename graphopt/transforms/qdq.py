@@ -116,7 +116,7 @@ def quantize_model(model: Model, data: Dataset, target: Target, config: QuantCon
     _refuse_half(work, probes)
     if raised:
         probes = probe(work, data)
-    run = _Run(work, data, target, config, settings, profile, probes)
+    run = _Run(work.clone(), data, target, config, settings, profile, probes)
     done = run.settle()
     if done is None:
         return None
