@@ -85,7 +85,7 @@ def graphopt_tool(passes: str) -> Tool:
 
 
 def ort_tool(**options: Any) -> Tool:
-    """``onnxruntime.quantization.quantize_static`` on the model as ``quant_pre_process`` leaves it, where that works."""
+    """``onnxruntime.quantization.quantize_static`` on what ``quant_pre_process`` makes, where that works."""
 
     def quantize(model: Path, feeds: Sequence[Feeds], out: Path) -> None:
         from onnxruntime import quantization
@@ -100,7 +100,7 @@ def ort_tool(**options: Any) -> Tool:
         prepared = out.with_suffix(".prepared.onnx")
         try:
             quantization.quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
-        except Exception as error:  # whatever the tool raises, the model as it is may still do
+        except Exception as error:  # noqa: BLE001 - whatever the tool raises, the model as it is may still do
             print(f"  quant_pre_process failed: {error}", file=sys.stderr)
             prepared = model
         types = {k: getattr(quantization.QuantType, v) for k, v in options.items() if k.endswith("_type")}
@@ -177,7 +177,7 @@ def measure(task: Task, name: str, tool: Tool, rounds: int, folder: Path) -> Row
     try:
         tool(task.model, task.calibration, out)
         got = outputs(out, task.scored)
-    except Exception as error:  # a peer may fail in any way; the table says so
+    except Exception as error:  # noqa: BLE001 - a peer may fail in any way; the table says so
         print(f"{task.name}: {name} fails: {type(error).__name__}: {str(error)[:200]}", file=sys.stderr)
         return None
     seconds = time.process_time() - start
