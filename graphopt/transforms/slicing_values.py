@@ -87,7 +87,8 @@ class _Patcher:
         wrong = np.ones(wanted.shape, bool) if now is None or now.shape != wanted.shape else now != wanted
         if fixed.all():
             return self._graph.new_constant(f"{tensor.name}_pruned", wanted)
-        if now is None or now.shape != wanted.shape or (wrong & ~fixed).any():
+        scaled = None if now is None or now.shape != wanted.shape else self._scaled(tensor, now, wanted, wrong & ~fixed)
+        if scaled is None:
             sources = _extent_sources(tensor)
             raise SliceConflict(
                 f"{tensor.name!r} (input of {node.op} {node.name!r}) mixes pruned extents with run-time dims", sources
@@ -95,9 +96,32 @@ class _Patcher:
         graph = self._graph
         mask = graph.new_constant(f"{tensor.name}_fixed", fixed)
         table = graph.new_constant(f"{tensor.name}_extents", wanted)
-        out = graph.add_node("Where", [mask, table, tensor], name=f"{node.name}_extents").outputs[0]
+        source, (up, down) = tensor, scaled
+        for op, factor in (("Mul", up), ("Div", down)):
+            if (factor != 1).any():
+                by = graph.new_constant(f"{tensor.name}_factor", factor)
+                source = graph.add_node(op, [source, by], name=f"{node.name}_scaled").outputs[0]
+        out = graph.add_node("Where", [mask, table, source], name=f"{node.name}_extents").outputs[0]
         facts.table[out] = Fact(wanted.dtype, wanted.shape, wanted, from_shape=True)
         return out
+
+    def _scaled(self, tensor: Tensor, now: Array, wanted: Array, where: Array) -> tuple[Array, Array] | None:
+        """Integer factors (up, down) with now * up / down = wanted at ``where``, exact whatever the run-time dims are.
+
+        A value of the form k * N (batch times heads) has k as common divisor under both sets of dims; ``down`` must
+        divide it.
+        """
+        up, down = np.ones_like(wanted), np.ones_like(wanted)
+        if not where.any():
+            return up, down
+        first, second = self._original.value(tensor), None if self._other is None else self._other.value(tensor)
+        if first is None or second is None or first.shape != wanted.shape or wanted.dtype.kind != "i":
+            return None
+        common = np.gcd(wanted, now)
+        up[where], down[where] = (wanted // np.maximum(common, 1))[where], (now // np.maximum(common, 1))[where]
+        literal = np.gcd(first, second)
+        exact = (now == first) & (down > 0) & (literal % np.maximum(down, 1) == 0)
+        return (up, down) if bool(exact[where].all()) else None
 
     def _fixed_entries(self, tensor: Tensor, wanted: Array) -> Array:
         """Which entries are the same whatever the run-time dims are."""

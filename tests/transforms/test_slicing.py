@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from transforms.pruning import prune_and_check, random_keep, tiny, units_of
 
@@ -104,3 +105,23 @@ def test_a_runtime_value_that_mixes_dims_is_frozen_by_the_pass() -> None:
     with pytest.raises(SliceConflict) as error:
         slicing.apply(random_keep(units))
     assert {t.name for t in error.value.tensors} == {"a"}
+
+
+def test_batch_times_heads_is_rescaled() -> None:
+    """torch's MultiheadAttention reshapes to N * heads, with the number of heads as a literal."""
+    text = """(float[N,5,12] x, float[12,16] w1, float[16,6] w4) => (float y)
+        <int64 i0 = {0}, int64 four = {4}, int64[1] z = {0}, int64[1] five = {5}, int64[1] d = {4}, int64[1] h = {4},
+         int64[1] e = {16}> {
+        q = MatMul(x, w1) s = Shape(q) n = Gather(s, i0) nh = Mul(n, four) u = Unsqueeze(nh, z) n1 = Unsqueeze(n, z)
+        c4 = Concat<axis=0>(n1, five, h, d) q4 = Reshape(q, c4) t = Transpose<perm=[0,2,1,3]>(q4)
+        c3 = Concat<axis=0>(u, five, d) f = Reshape(t, c3) g = Relu(f)
+        c5 = Concat<axis=0>(n1, h, five, d) b = Reshape(g, c5) k = Transpose<perm=[0,2,1,3]>(b)
+        c6 = Concat<axis=0>(n1, five, e) o = Reshape(k, c6) y = MatMul(o, w4) }"""
+    model = tiny(text)
+    units = units_of(model)
+    keep = random_keep(units, policy=Policy(0.5, prefer="outer"))
+    assert prune_and_check(model, keep, units).passed
+    assert model.graph.tensors()["w1"].shape == (12, 8)
+    session = ort.InferenceSession(model.serialize(), providers=["CPUExecutionProvider"])
+    for batch in (1, 7):
+        assert session.run(None, {"x": np.ones((batch, 5, 12), np.float32)})[0].shape == (batch, 5, 6)
