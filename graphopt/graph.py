@@ -151,7 +151,7 @@ class Graph(gs.Graph):  # type: ignore[misc]
         return variable
 
     def new_constant(self, hint: str, values: Array | np.generic | float | int) -> Constant:
-        """A new initializer of this graph with a unique name. ``values`` becomes read-only; it is not copied."""
+        """A new initializer of this graph with a unique name. ``values`` is not copied: do not change it afterwards."""
         constant = Constant(self.unique_name(hint), np.asarray(values))
         constant.id = next(self._ids)
         self.initializers.append(constant)
@@ -192,7 +192,10 @@ class Graph(gs.Graph):  # type: ignore[misc]
     # -- changing ------------------------------------------------------------------------------------------------
 
     def set_weight(self, tensor: Tensor, values: Array) -> None:
-        """Replace the value of an initializer, or of the ``Constant`` node that produces ``tensor``."""
+        """Replace the value of an initializer, or of the ``Constant`` node that produces ``tensor``.
+
+        ``values`` is not copied: do not change it afterwards.
+        """
         node = constant_node(tensor)
         values = np.asarray(values)
         if isinstance(tensor, Constant):
@@ -229,6 +232,10 @@ class Graph(gs.Graph):  # type: ignore[misc]
                 graph._replace_output(old, new)
 
     def _replace_output(self, old: Tensor, new: Tensor) -> None:
+        if isinstance(old, Constant) or any(t is old for t in self.inputs):
+            raise GraphoptError(
+                f"output {old.name!r} of graph {self.name!r} is an input or initializer itself; it cannot be replaced"
+            )
         produced = isinstance(new, Variable) and bool(new.inputs) and any(n is new.inputs[0] for n in self.nodes)
         if produced and isinstance(old, Variable) and not any(t is new for t in self.outputs):
             assert isinstance(new, Variable)

@@ -171,6 +171,8 @@ def empty() -> Variable:
 
 def _frozen(array: Array) -> Array:
     """The array, read-only: itself when it already is or owns its data, else a view of it."""
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
     if array.flags.writeable:
         array = array.view()
         array.flags.writeable = False

@@ -64,7 +64,7 @@ class OutputComparison:
     empty outputs, sequences (``note`` says why). ``equal_share`` is the share of equal elements, for types that
     are not float. ``new_non_finite`` counts elements that are NaN or Inf in the second model but not
     alike in the original, ``lost_non_finite`` those that are only so in the original, ``shape_mismatches`` the
-    runs whose shapes differ.
+    runs whose shapes differ, ``zero_signs`` zeros of the other sign.
     """
 
     name: str
@@ -81,6 +81,7 @@ class OutputComparison:
     new_non_finite: int = 0
     lost_non_finite: int = 0
     shape_mismatches: int = 0
+    zero_signs: int = 0
 
 
 @dataclass(frozen=True)

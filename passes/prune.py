@@ -32,10 +32,12 @@ class PruneOptions(Options):
     """Options of ``prune``. Without an amount: keep 70 % of the MACs when there is data, else the exact mode."""
 
     ratio: float | None = option(
-        None, "Share of the units of every class that is removed.", ge=0, lt=1, tunable=Tunable(0.0, 0.9)
+        None, "Share of the units of every class that is removed.", ge=0, lt=1
     )
     ratios: PatternMap[float] = option(PatternMap(), "Ratios for the classes whose weights these nodes read.")
-    keep_macs: float | None = option(None, "Share of the MACs that stays, at most.", gt=0, le=1)
+    keep_macs: float | None = option(
+        None, "Share of the MACs that stays, at most.", gt=0, le=1, tunable=Tunable(1.0, 0.2, 0.02)
+    )
     keep_params: float | None = option(None, "Share of the parameters that stays, at most.", gt=0, le=1)
     keep_bytes: float | None = option(None, "Share of the weight bytes that stays, at most.", gt=0, le=1)
     threshold: float | None = option(None, "Remove units whose weights are all at most this in magnitude.", ge=0)
@@ -59,6 +61,11 @@ class PruneOptions(Options):
     verify: bool = option(True, "Check masked equivalence and that the check has power.")
     manifest: str | None = option(None, "Write the keep-set to this JSON file.")
     replay: str | None = option(None, "Apply the keep-set of this JSON file instead of choosing.")
+
+    def open_knobs(self) -> dict[str, Tunable]:
+        """``keep_macs``, unless another option already says how much goes."""
+        amounts = ("ratio", "ratios", "keep_macs", "keep_params", "keep_bytes", "threshold", "mode", "replay")
+        return {} if any(self.given(name) for name in amounts) else self.tunables()
 
 
 class Prune(Pass[PruneOptions]):

@@ -30,11 +30,13 @@ TargetOption: TypeAlias = Annotated[str, typer.Option("--target", help="What the
 DimOption: TypeAlias = Annotated[
     list[str] | None, typer.Option("--dim", help="A value for a symbolic extent: NAME=N.", show_default=False)
 ]
-BatchOption: TypeAlias = Annotated[int | None, typer.Option("--batch", help="Samples a run.", show_default=False)]
-SamplesOption: TypeAlias = Annotated[
-    int | None, typer.Option("--samples", help="Use only so many samples.", show_default=False)
+BatchOption: TypeAlias = Annotated[
+    int | None, typer.Option("--batch", min=1, help="Samples a run.", show_default=False)
 ]
-ThreadsOption: TypeAlias = Annotated[int, typer.Option("--threads", help="Threads inside one operator.")]
+SamplesOption: TypeAlias = Annotated[
+    int | None, typer.Option("--samples", min=1, help="Use only so many samples.", show_default=False)
+]
+ThreadsOption: TypeAlias = Annotated[int, typer.Option("--threads", min=1, help="Threads inside one operator.")]
 SeedOption: TypeAlias = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 PreprocessOption: TypeAlias = Annotated[
     str | None, typer.Option("--preprocess", help="For images: imagenet, or a file.", show_default=False)

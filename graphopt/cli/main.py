@@ -12,7 +12,20 @@ import typer
 import graphopt
 from graphopt.errors import GraphoptError
 
-COMMANDS = ("run", "passes", "inspect", "compare", "diff", "bench", "check", "bisect", "replay", "export", "view")
+COMMANDS = (
+    "run",
+    "passes",
+    "inspect",
+    "compare",
+    "diff",
+    "bench",
+    "check",
+    "profile",
+    "bisect",
+    "replay",
+    "export",
+    "view",
+)
 
 
 def build_app() -> typer.Typer:

@@ -59,7 +59,7 @@ def run(
     quiet: args.QuietOption = False,
 ) -> None:
     """Run a pipeline of passes over a model; write, validate, compare and time the result."""
-    from graphopt.errors import BudgetError
+    from graphopt.errors import BudgetError, UsageError
     from graphopt.pipeline.job import Job, JobData, Measuring, Where
     from graphopt.pipeline.runner import plan_text, run_job
     from graphopt.report.terminal import show_run
@@ -83,6 +83,8 @@ def run(
         external=external,
         force=force,
     )
+    if report is not None and report.exists() and not report.is_dir():
+        raise UsageError(f"--report {report}: there is a file of that name; name a folder")
     if dry_run:
         text = plan_text(job)
         output.show(text)
@@ -100,4 +102,5 @@ def run(
     for warning in result.warnings:
         output.say(f"warning: {warning}", "yellow")
     if result.shortfall:
-        raise BudgetError(f"{result.shortfall}; the best model found was saved")
+        saved = "the best model found was saved" if out is not None else "nothing was saved (no -o)"
+        raise BudgetError(f"{result.shortfall}; {saved}")

@@ -64,6 +64,8 @@ def excess(comparison: Comparison, guarantee: Guarantee) -> str:
             if output.equal_share < 1.0 and np.dtype(output.dtype).kind != "f":
                 return f"{1 - output.equal_share:.2%} of the elements of output {output.name!r} changed"
             continue
+        if guarantee == "exact" and output.zero_signs:
+            return f"{output.zero_signs} zeros of output {output.name!r} changed their sign"
         limit = 0.0 if guarantee == "exact" else TOLERANCE.get(output.dtype, 1e-5)
         if output.max_abs > 0 and not output.relative_to_range <= limit:
             return (

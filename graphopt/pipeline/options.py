@@ -129,6 +129,10 @@ class Options(BaseModel):
                 found[name] = Tunable(**{k: float(v) for k, v in knob.items() if isinstance(v, int | float)})
         return found
 
+    def open_knobs(self) -> dict[str, Tunable]:
+        """The knobs that the user left open. Override where other options settle a knob."""
+        return {name: knob for name, knob in self.tunables().items() if not self.given(name)}
+
     @classmethod
     def allowed(cls, name: str) -> str:
         """In words, what an option accepts."""

@@ -11,9 +11,10 @@ import json
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import graphopt
 from graphopt.errors import BudgetError, GraphoptError, UnsupportedError, UsageError
@@ -27,6 +28,7 @@ from graphopt.pipeline.registry import Registry
 if TYPE_CHECKING:
     from graphopt.data.feeds import Dataset
 
+T = TypeVar("T")
 MODEL = "model.onnx"
 RECORD = "reproducer.json"
 
@@ -64,7 +66,8 @@ class Reproducer(Instrument):
         except (OSError, GraphoptError) as problem:
             return f"no reproducer could be written: {problem}"
         self.written = path
-        return f"a reproducer is in {path}; run: graphopt replay {path}"
+        plugin = "" if event.step.__module__.startswith("graphopt.") else " --plugin FILE"
+        return f"a reproducer is in {path}; run: graphopt replay {path}{plugin}"
 
 
 def read_record(path: Path) -> Record:
@@ -161,9 +164,29 @@ def open_reproducer_data(path: Path, data: str) -> Dataset:
     from graphopt.data.interface import read_interface
     from graphopt.data.open import open_data
 
+    return _with_model(path, lambda model: open_data(data, read_interface(model)))
+
+
+def reproducer_inputs(path: Path, seed: int) -> Dataset | None:
+    """Synthetic inputs for the model that a reproducer holds; None when a symbolic dim has no value.
+
+    Raises:
+        UsageError: the path is no reproducer.
+    """
+    from graphopt.data.interface import read_interface
+    from graphopt.pipeline.job import JobData
+    from graphopt.pipeline.job_data import synthetic_data
+
+    try:
+        return _with_model(path, lambda m: synthetic_data(JobData(), read_interface(m), load(m), seed))
+    except UsageError:
+        return None
+
+
+def _with_model(path: Path, use: Callable[[Path], T]) -> T:
     read_record(path)
     if path.is_dir():
-        return open_data(data, read_interface(path / MODEL))
+        return use(path / MODEL)
     with tempfile.TemporaryDirectory() as folder:
         _extract(path, Path(folder))
-        return open_data(data, read_interface(Path(folder) / MODEL))
+        return use(Path(folder) / MODEL)

@@ -17,7 +17,7 @@ from graphopt.checker import checker_problem
 from graphopt.data.feeds import Batch
 from graphopt.data.interface import read_interface
 from graphopt.data.split import split
-from graphopt.errors import InvalidModelError, UsageError, ValidationError
+from graphopt.errors import InvalidModelError, UnsupportedError, UsageError, ValidationError
 from graphopt.model import Model, load
 from graphopt.pipeline.context import Progress, Settings, silent
 from graphopt.pipeline.instruments import Dump, Instrument, Verify
@@ -34,7 +34,7 @@ from graphopt.pipeline.registry import Registry
 from graphopt.pipeline.reproducer import Reproducer
 from graphopt.pipeline.search import search
 from graphopt.pipeline.stats import measure
-from graphopt.results import Accuracy, Comparison, ModelFile, RunResult
+from graphopt.results import Accuracy, Comparison, ModelFile, PassResult, RunResult
 from graphopt.runtime.compare import compare
 from graphopt.runtime.evaluate import evaluate, load_metric
 from graphopt.runtime.footprint import measure_footprint
@@ -42,6 +42,7 @@ from graphopt.runtime.materialize import session_source
 from graphopt.runtime.profile import profile_nodes
 from graphopt.runtime.session import Session, SessionConfig
 from graphopt.runtime.timing import Contender, TimingPlan, time_models
+from graphopt.targets.registry import get_target
 
 PACKAGES = ("graphopt", "onnx", "onnxruntime", "numpy")
 
@@ -87,6 +88,8 @@ def pipeline_of(job: Job, registry: Registry) -> Pipeline:
 def plan_text(job: Job) -> str:
     """What a run would do, one pass a line, composites expanded. Nothing runs."""
     registry = registry_of(job)
+    get_target(job.where.target)
+    check_output(job, read_input(job))
     lines: list[str] = []
     stack = [(plan, 0) for plan in reversed(expand(pipeline_of(job, registry), registry, has_data=True))]
     while stack:
@@ -141,8 +144,13 @@ def read_input(job: Job) -> Model:
     if problem and "No Op registered" not in problem:
         raise InvalidModelError(f"{str(job.model)!r} is not a valid model: {problem}")
     if job.opset is not None and job.opset != model.graph.opset:
-        converted = load(onnx.version_converter.convert_version(model.to_proto(), job.opset))
-        converted.path = model.path
+        try:
+            proto = onnx.version_converter.convert_version(model.to_proto(), job.opset)
+        except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
+            reason = str(error).strip().splitlines()[0][:200]
+            raise UnsupportedError(f"--opset {job.opset}: the model cannot be converted to it: {reason}") from error
+        converted = load(proto)
+        converted.path, converted.external = model.path, model.external
         return converted
     return model
 
@@ -282,13 +290,27 @@ def _measured(
         footprints=footprints,
         node_times=nodes,
         histograms=weight_histograms(original.graph, run.model.graph),
-        warnings=_warnings(bench, comparison, accuracy),
+        warnings=_warnings(bench, comparison, accuracy, pipeline, run.passes),
         versions={name: version(name) for name in PACKAGES},
     )
 
 
-def _warnings(bench: _Bench, comparison: Comparison, accuracy: Accuracy | None) -> tuple[str, ...]:
+def _has_integers(result: PassResult) -> bool:
+    return any(name == "integer kernels" and amount > 0 for name, amount in result.statistics.items())
+
+
+def _warnings(
+    bench: _Bench,
+    comparison: Comparison,
+    accuracy: Accuracy | None,
+    pipeline: str,
+    passes: tuple[PassResult, ...],
+) -> tuple[str, ...]:
     found = list(bench.data.warnings)
+    if not pipeline:
+        found.append("no passes were given (--passes or --recipe): the result is a copy of the input")
+    quantizers = [p for p in passes if p.name in ("quantize", "insert_qdq") and not _has_integers(p)]
+    found += [f"{p.name} left every layer in float; its remarks say why" for p in quantizers]
     if accuracy is not None and accuracy.drop > 0.02:
         found.append(f"{accuracy.metric} fell by {accuracy.drop:.4f}; recover with data, or remove less")
     poor = [o.name for o in comparison.outputs if o.equal_share is None and o.sqnr_db < 10]

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from graphopt.errors import UsageError
+from graphopt.errors import BudgetError, UsageError, ValidationError
 from graphopt.pipeline.context import Progress, silent
 from graphopt.pipeline.options import Tunable
 from graphopt.pipeline.pipeline import Pipeline
@@ -74,10 +74,9 @@ def open_knobs(pipeline: Pipeline) -> tuple[Knob, ...]:
     """The knobs that the user left open, in pipeline order."""
     found = []
     for index, step in enumerate(pipeline):
-        for option, knob in step.options.tunables().items():
-            if not step.options.given(option):
-                annotation = type(step.options).model_fields[option].annotation
-                found.append(Knob(index, option, knob, annotation is int or annotation == int | None))
+        for option, knob in step.options.open_knobs().items():
+            annotation = type(step.options).model_fields[option].annotation
+            found.append(Knob(index, option, knob, annotation is int or annotation == int | None))
     return tuple(found)
 
 
@@ -166,8 +165,15 @@ class _Driver(Generic[T]):
         text = str(pipeline)
         if text not in self._known:
             self._progress("searching", len(self._trials), self._max_trials)
-            candidate = self._build(pipeline)
-            drop = self._drop_of(candidate)
+            try:
+                candidate = self._build(pipeline)
+                drop = self._drop_of(candidate)
+            except (ValidationError, BudgetError):
+                if strength == 0.0:
+                    raise
+                self._known[text] = False
+                self._trials.append(Trial(text, math.inf, False))
+                return False
             accepted = drop <= self._max_drop
             self._known[text] = accepted
             self._trials.append(Trial(text, drop, accepted))

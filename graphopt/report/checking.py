@@ -32,6 +32,8 @@ def verdict(report: CheckReport) -> Text:
     """One line: whether it will run."""
     counts = Counter[str](p.severity for p in report.problems)
     tail = ", ".join(f"{counts[s]} {s}{'' if counts[s] == 1 else 's'}" for s in _STYLE if counts[s])
+    if report.runs and report.not_checked and not (report.problems or report.evidence or report.engines):
+        return Text(f"{report.target}: nothing was checked", "yellow")
     if report.runs:
         return Text(f"{report.target}: no error found" + (f" ({tail})" if tail else ""), "green")
     return Text(f"{report.target}: it will not run as it is ({tail})", "red")

@@ -32,6 +32,7 @@ class Agreement:
         self._new_non_finite = 0
         self._lost_non_finite = 0
         self._shape_mismatches = 0
+        self._zero_signs = 0
         self._max_abs = 0.0
         self._sum_abs = 0.0
         self._sum_error = 0.0
@@ -79,6 +80,7 @@ class Agreement:
             reference, test = reference[both], test[both]
         if reference.size == 0:
             return
+        self._zero_signs += int(np.count_nonzero((reference == test) & (np.signbit(reference) != np.signbit(test))))
         error = test - reference
         magnitude = np.abs(error)
         self._compared += reference.size
@@ -113,6 +115,7 @@ class Agreement:
             new_non_finite=self._new_non_finite,
             lost_non_finite=self._lost_non_finite,
             shape_mismatches=self._shape_mismatches,
+            zero_signs=self._zero_signs,
         )
 
     def _relative(self) -> float:

@@ -143,7 +143,11 @@ def test_wrong_exact_pass_is_caught_and_leaves_a_reproducer(graphopt, net, data,
     assert "wrong" in done.err
     assert not (tmp_path / "o.onnx").exists()
     (found,) = tmp_path.glob("*.zip")
-    assert graphopt("replay", found, "--plugin", plugin, "--data", data).code in (0, 4)
+    assert "--plugin" in done.err
+    again = graphopt("replay", found, "--plugin", plugin, "--data", data)
+    assert again.code == 4
+    assert "exact" in again.err
+    assert graphopt("replay", found, "--plugin", plugin).code == 4
 
 
 def test_bisect_finds_the_rewrite(graphopt, net, tmp_path):
@@ -154,6 +158,45 @@ def test_bisect_finds_the_rewrite(graphopt, net, tmp_path):
     done = graphopt("bisect", net, "--passes", "cleanup", "--check", f"{sys.executable} {check} {{}}", "--json")
     assert done.code == 0, done.err
     assert done.json["culprit"]["pass_name"]
+
+
+def test_max_drop_searches_the_amount(graphopt, net, data, tmp_path):
+    out = tmp_path / "o.onnx"
+    words = ("run", net, "--passes", "prune:criterion=l1:align=1", "--data", data, "-o", out, "--no-time")
+    done = graphopt(*words, "--max-drop", "1.0", "--json")
+    assert done.code == 0, done.err
+    assert "keep_macs" in done.json["pipeline"]
+    missed = graphopt(*words, "--force", "--max-drop", "0", "--set", "prune.keep_macs=0.2")
+    assert missed.code in (0, 5)
+
+
+def test_max_drop_needs_labels(graphopt, net, tmp_path):
+    done = graphopt("run", net, "--passes", "prune", "--max-drop", "0.1", "-o", tmp_path / "o.onnx")
+    assert done.code == 2
+    assert "labels" in done.err
+
+
+def test_a_copy_says_that_nothing_ran(graphopt, net, tmp_path):
+    done = graphopt("run", net, "-o", tmp_path / "o.onnx", "--no-time")
+    assert "no passes were given" in done.err
+
+
+def test_report_on_a_file_is_refused(graphopt, net, tmp_path):
+    (tmp_path / "rep").write_text("x")
+    done = graphopt("run", net, "--passes", "cleanup", "--report", tmp_path / "rep")
+    assert done.code == 2
+    assert "rep" in done.err
+
+
+def test_dry_run_notices_a_missing_model_and_target(graphopt, net, tmp_path):
+    assert graphopt("run", tmp_path / "none.onnx", "--passes", "cleanup", "--dry-run").code == 2
+    assert graphopt("run", net, "--passes", "cleanup", "--target", "tpu", "--dry-run").code == 2
+
+
+def test_opset_out_of_range(graphopt, net, tmp_path):
+    done = graphopt("run", net, "--opset", "9999", "-o", tmp_path / "o.onnx")
+    assert done.code == 6
+    assert "9999" in done.err
 
 
 def test_view_names_the_report(graphopt, tmp_path):

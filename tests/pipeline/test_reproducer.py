@@ -22,7 +22,7 @@ def fail(model, registry, path, text: str = "drop_identity,crash", **kwargs) -> 
     with pytest.raises(PassError) as caught:
         manager.run(model, Pipeline.parse(text, registry))
     assert str(caught.value).endswith(
-        f"a reproducer is in {instrument.written}; run: graphopt replay {instrument.written}"
+        f"a reproducer is in {instrument.written}; run: graphopt replay {instrument.written} --plugin FILE"
     )
     return instrument
 
