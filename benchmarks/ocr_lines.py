@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 HEIGHT = 48
+MARGIN = 4
 _WORDS = Path(__file__).with_name("words.txt").read_text("ascii").split()
 _FONT_FOLDER = Path("/usr/share/fonts/truetype")
 CALIBRATION_FONTS = ("DejaVuSans.ttf", "DejaVuSerif.ttf", "DejaVuSansCondensed.ttf")
@@ -47,9 +48,9 @@ def _line(rng: np.random.Generator, font: Path, scoring: bool, width: int) -> Li
     text = " ".join(words)
     face = ImageFont.truetype(str(font), int(rng.integers(24, 33)))
     paper, ink = int(rng.integers(190, 256)), int(rng.integers(0, 90))
-    length = int(face.getlength(text)) + 24
+    length = int(face.getlength(text)) + 2 * MARGIN
     picture = Image.new("L", (length, HEIGHT), paper)
-    ImageDraw.Draw(picture).text((12, int(rng.integers(4, 10))), text, fill=ink, font=face)
+    ImageDraw.Draw(picture).text((MARGIN, int(rng.integers(4, 10))), text, fill=ink, font=face)
     picture = _degraded(picture, rng, scoring)
     picture = picture.resize((min(width, length), HEIGHT))
     pixels = np.asarray(picture, np.float32) / 255.0
@@ -82,11 +83,11 @@ def _degraded(picture: Image.Image, rng: np.random.Generator, scoring: bool) -> 
 
 
 def decode(scores: npt.NDArray[np.float32], alphabet: Sequence[str]) -> list[str]:
-    """Greedy CTC decoding of scores [lines, steps, characters]; character 0 is the blank."""
+    """Greedy CTC decoding of scores [lines, steps, characters], outer spaces dropped; character 0 is the blank."""
     lines = []
     for best in scores.argmax(-1):
         kept = [int(c) for i, c in enumerate(best) if c != 0 and (i == 0 or c != best[i - 1])]
-        lines.append("".join(alphabet[c] for c in kept))
+        lines.append("".join(alphabet[c] for c in kept).strip())
     return lines
 
 
