@@ -62,7 +62,7 @@ def other_cases(folder: Path) -> Iterator[Case]:
         return paths
 
     ocr = model_file("rapidocr_onnxruntime", "models/ch_PP-OCRv4_rec_infer.onnx")
-    yield Case("PP-OCRv4 recogniser", ocr, *saved("ocr", lambda seed: {"x": text_lines(96, seed)[0]}))
+    yield Case("PP-OCRv4 recogniser", ocr, *saved("ocr", lambda seed: {"x": text_lines(40, seed)[0]}))
     magika = model_file("magika", "models/standard_v3_3/model.onnx")
     padding = magika_padding(magika)
     yield Case("magika", magika, *saved("magika", lambda seed: {"bytes": file_bytes(160, seed, padding)}))
@@ -100,7 +100,7 @@ def main() -> None:
         "|---|---|---|---|---|---|---|",
     ]
     with tempfile.TemporaryDirectory() as folder:
-        for case in (*own_cases(), *other_cases(Path(folder))):
+        for case in (*own_cases(), *reversed(list(other_cases(Path(folder))))):
             if options.only and case.name not in options.only:
                 continue
             data = JobData(str(case.calibration), str(case.scoring))
@@ -111,8 +111,8 @@ def main() -> None:
             except GraphoptError as error:
                 lines.append(f"| {case.name} | failed: {str(error).splitlines()[0]} | | | | | |")
             print(lines[-1], flush=True)
-    if not options.only:
-        options.out.write_text("\n".join(lines) + "\n")
+            if not options.only:
+                options.out.write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

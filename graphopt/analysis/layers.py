@@ -49,17 +49,35 @@ def behind(tensor: Tensor) -> Tensor | None:
     return tensor
 
 
-def layer_changes(before: Graph, after: Graph) -> tuple[LayerChange, ...]:
-    """Weighted layers of ``before`` with what they are in ``after``; matched by node name, else by output name."""
-    left: dict[str, tuple[Node, Tensor]] = {}
-    for node, weight in weighted_nodes(after):
+def match_layers(before: Graph, after: Graph) -> list[tuple[Node, Tensor, tuple[Node, Tensor] | None]]:
+    """Each weighted layer of ``before`` with what it is in ``after``, or None.
+
+    Matched by the name of the node or of an output. Where passes renamed nodes (a folded BatchNormalization), layers
+    that are left over on both sides are matched in order, if their operators agree one by one.
+    """
+    now = list(weighted_nodes(after))
+    by_name: dict[str, int] = {}
+    for index, (node, _) in enumerate(now):
         for key in (node.name, *(t.name for t in node.outputs)):
-            left.setdefault(key, (node, weight))
-    changes = []
+            by_name.setdefault(key, index)
+    rows: list[tuple[Node, Tensor, int | None]] = []
     for node, weight in weighted_nodes(before):
+        keys = [k for k in (node.name, *(t.name for t in node.outputs)) if k in by_name]
+        rows.append((node, weight, by_name[keys[0]] if keys else None))
+    used = {index for _, _, index in rows}
+    spare = [index for index in range(len(now)) if index not in used]
+    lost = [place for place, (_, _, index) in enumerate(rows) if index is None]
+    if [rows[p][0].op for p in lost] == [now[i][0].op for i in spare]:
+        for place, index in zip(lost, spare, strict=True):
+            rows[place] = (*rows[place][:2], index)
+    return [(node, weight, None if index is None else now[index]) for node, weight, index in rows]
+
+
+def layer_changes(before: Graph, after: Graph) -> tuple[LayerChange, ...]:
+    """Weighted layers of ``before`` with what they are in ``after``."""
+    changes = []
+    for node, weight, found in match_layers(before, after):
         shape = _shape(weight)
-        keys = [k for k in (node.name, *(t.name for t in node.outputs)) if k in left]
-        found = left[keys[0]] if keys else None
         now = _shape(found[1]) if found else ()
         precision = str(found[1].dtype) if found else ""
         changes.append(

@@ -6,7 +6,7 @@ from math import prod
 
 import numpy as np
 
-from graphopt.analysis.layers import weighted_nodes
+from graphopt.analysis.layers import match_layers
 from graphopt.graph import Graph
 from graphopt.ir import Array, Node, Tensor, constant_value
 from graphopt.results import WeightHistogram
@@ -20,17 +20,9 @@ def weight_histograms(before: Graph, after: Graph, limit: int = 12) -> tuple[Wei
 
     Quantized weights are shown as the floats they stand for. Large weights are thinned to 200,000 values.
     """
-    found: dict[str, tuple[Node, Tensor]] = {}
-    for node, weight in weighted_nodes(after):
-        for key in (node.name, *(t.name for t in node.outputs)):
-            found.setdefault(key, (node, weight))
-    rows = [(n, w) for n, w in weighted_nodes(before) if _key(n, found) and _is_float(w)]
+    rows = [(n, w, f) for n, w, f in match_layers(before, after) if f is not None and _is_float(w)]
     rows.sort(key=lambda r: -prod(r[1].shape or (0,)))  # type: ignore[arg-type]
-    return tuple(_histogram(n, w, *found[_key(n, found)]) for n, w in rows[:limit])
-
-
-def _key(node: Node, found: dict[str, tuple[Node, Tensor]]) -> str:
-    return next((k for k in (node.name, *(t.name for t in node.outputs)) if k in found), "")
+    return tuple(_histogram(node, weight, *found) for node, weight, found in rows[:limit])
 
 
 def _is_float(weight: Tensor) -> bool:

@@ -103,7 +103,7 @@ def quantize_model(model: Model, data: Dataset, target: Target, config: QuantCon
         UsageError: the target does not take ``types``.
     """
     if target.no_int8:
-        raise UnsupportedError(f"target {target.name}: {target.no_int8}. Use the cast pass (float16) there")
+        raise UnsupportedError(f"target {target.name}: {target.no_int8}. Leave the model in float there")
     activation, weight = target.grids(config.types, config.per_channel)
     profile = config.profile or (load_profile(target.profile) if target.profile else None)
     reduced = config.reduced if config.reduced is not None else bool(profile and not profile.vnni)
