@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 
 import onnx
@@ -99,8 +100,16 @@ def test_large_graphs_take_linear_time():
         model.serialize()
         return process_time() - start
 
+    def best(count: int) -> float:
+        gc.collect()
+        gc.disable()
+        try:
+            return min(seconds(count) for _ in range(3))
+        finally:
+            gc.enable()
+
     seconds(500)
-    assert seconds(20_000) < 12 * max(seconds(2_500), 0.02)
+    assert best(20_000) < 12 * max(best(2_500), 0.02)
 
 
 def test_ten_thousand_consumers():
