@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from graphopt.data.checks import Array, check_dims
+from graphopt.data.checks import Array
 from graphopt.data.interface import Interface
 from graphopt.errors import DataError
 
@@ -237,12 +237,6 @@ def fixed_batch(interface: Interface, names: Sequence[str], where: str) -> int |
     if fixed == 0:
         raise DataError(f"{where}: the model's first input axis is fixed at 0; it takes no samples")
     return fixed
-
-
-def check_feeds(feeds: Feeds, interface: Interface, where: str) -> None:
-    """Check ranks and fixed dims of complete feeds; DataError names the input."""
-    for name, array in feeds.items():
-        check_dims(array.shape, interface.input(name), where)
 
 
 def count_samples(dataset: Dataset) -> int:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from graphopt.errors import UsageError
 from graphopt.ir import Array, Node, Tensor, constant_value
-from graphopt.transforms.selection_units import Family, Units
+from graphopt.transforms.selection_units import Units
 
 Scores: TypeAlias = "npt.NDArray[np.float64]"
 
@@ -203,11 +203,6 @@ def score(
             np.add.at(totals, factor, totals[grid.merged].sum(axis=others))
             np.add.at(counts, factor, np.ones(len(factor)))
     return totals / np.maximum(counts, 1) if reduction == "mean" else totals
-
-
-def family_scores(family: Family, scores: Scores) -> Scores:
-    """The scores of a family's units, in their order."""
-    return scores[family.classes]
 
 
 def find_criterion(name: str) -> Criterion:

@@ -6,7 +6,6 @@ node. What must not be computed in advance (random numbers, control flow, quanti
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -217,8 +216,3 @@ KERNELS: dict[str, Kernel] = {
     "Sub": _exact(np.subtract),
     "Mul": _exact(np.multiply),
 }
-
-
-def byte_size(shape: Sequence[int], kind: int) -> int:
-    """Bytes of a tensor of a numeric element type."""
-    return math.prod(shape) * np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)).itemsize

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from graphopt.analysis.statistics import Rows
@@ -33,14 +31,6 @@ class OutputJudge:
         An output that is not finite, or has another shape than the reference's, makes the error infinite.
         """
         return _error(self._wanted, _run(model, self._dataset, self._batch, self._threads))
-
-
-def output_errors(
-    reference: Model, models: Sequence[Model], dataset: Dataset, batch: int | None = None, threads: int = 1
-) -> list[float]:
-    """The error of each model; see ``OutputJudge``."""
-    judge = OutputJudge(reference, dataset, batch, threads)
-    return [judge.error(m) for m in models]
 
 
 def _run(model: Model, dataset: Dataset, batch: int | None, threads: int) -> dict[str, list[Array]]:

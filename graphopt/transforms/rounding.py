@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphopt.analysis.statistics import Channels, Gram, GramAccumulator, Patches, Window
+from graphopt.analysis.statistics import Channels, GramAccumulator, Patches, Window
 from graphopt.ir import Array, Node
 from graphopt.targets.base import IntType
 from graphopt.transforms.weight_grids import QuantizedWeight, limits
@@ -40,11 +40,6 @@ def patches_of(node: Node, weight_shape: tuple[int, ...], positions: int | None)
         auto_pad=auto.decode() if isinstance(auto, bytes) else str(auto),
         limit=positions,
     )
-
-
-def gram_request(patches: Patches) -> Gram:
-    """The statistic that ``round_weight`` needs."""
-    return Gram(patches)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -13,12 +11,12 @@ import onnx
 from graphopt.errors import GraphoptError
 from graphopt.model import Model
 from graphopt.results import EngineReport, LayerPrecision, Problem
+from graphopt.runtime.materialize import session_source
 from graphopt.runtime.ort_errors import node_of
 from graphopt.runtime.session import Session, SessionConfig
 from graphopt.targets.checks.base import COMPUTE, View, listed, name_of, quantized_layers
 from graphopt.targets.marking import MARK, mark_nodes
 
-_INLINE_LIMIT = 1 << 30
 _INTEGER = re.compile(r"^(QLinear\w+|QGemm|MatMulIntegerToFloat|DynamicQuantizeMatMul|ConvInteger|MatMulInteger)$")
 _UNREGISTERED = re.compile(r"(?P<domain>[\w.]*):(?P<op>\w+)\(-?\d+\) is not a registered")
 
@@ -29,7 +27,7 @@ def load_problems(model: Model, provider: str) -> tuple[list[Problem], str]:
 
     where = f"onnxruntime {onnxruntime.__version__}"
     try:
-        with _source(model) as source:
+        with session_source(model) as source:
             session = Session(source, SessionConfig(provider), name="the model")
     except GraphoptError as error:
         places = _places(model, str(error))
@@ -68,7 +66,7 @@ def cpu_kernels(model: Model) -> EngineReport:
     names = mark_nodes(nodes)
     quantized = {n.name for n in quantized_layers(View(work))}
     runs_as: dict[str, list[str]] = {}
-    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder, _source(work) as source:
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder, session_source(work) as source:
         path = Path(folder) / "optimized.onnx"
         extra = {
             "session.optimized_model_external_initializers_file_name": "optimized.bin",
@@ -89,14 +87,3 @@ def cpu_kernels(model: Model) -> EngineReport:
             )
     label = f"onnxruntime {onnxruntime.__version__} cpu"
     return EngineReport(label, True, session.load_ms / 1000, layers=tuple(layers))
-
-
-@contextmanager
-def _source(model: Model) -> Iterator[bytes | Path]:
-    if model.weight_bytes() < _INLINE_LIMIT:
-        yield model.serialize()
-        return
-    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-        path = Path(folder) / "model.onnx"
-        model.save(path, external="file")
-        yield path
