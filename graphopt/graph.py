@@ -213,7 +213,8 @@ class Graph(gs.Graph):  # type: ignore[misc]
         if name in names:
             raise GraphoptError(f"cannot rename {tensor.name!r}: {name!r} is taken")
         names[name] = 0
-        tensor.name = name
+        old, tensor.name = tensor.name, name
+        self.quantization_annotation = [_annotated(a, old, name) for a in self.quantization_annotation]
 
     def replace_uses(self, old: Tensor, new: Tensor) -> None:
         """Make every consumer of ``old``, nested graphs and graph outputs included, use ``new``.
@@ -359,6 +360,19 @@ class Graph(gs.Graph):  # type: ignore[misc]
     def copy(self, tensor_map: Any = None) -> NoReturn:
         """Refused: it loses tensor types. Use ``Model.clone``."""
         raise UsageError("Graph.copy loses what the file held; use Model.clone()")
+
+
+def _annotated(annotation: onnx.TensorAnnotation, old: str, new: str) -> onnx.TensorAnnotation:
+    """The annotation with tensor ``old`` called ``new``; itself when it does not speak of ``old``."""
+    entries = annotation.quant_parameter_tensor_names
+    if annotation.tensor_name != old and all(e.value != old for e in entries):
+        return annotation
+    made = onnx.TensorAnnotation()
+    made.CopyFrom(annotation)
+    made.tensor_name = new if made.tensor_name == old else made.tensor_name
+    for entry in made.quant_parameter_tensor_names:
+        entry.value = new if entry.value == old else entry.value
+    return made
 
 
 def _reads(node: Node) -> list[Tensor]:

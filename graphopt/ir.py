@@ -109,7 +109,10 @@ class Variable(gs.Variable):  # type: ignore[misc]
 
 
 class Constant(gs.Constant):  # type: ignore[misc]
-    """An initializer. ``values`` is a read-only array, read from the file when first asked for."""
+    """An initializer. ``values`` is a read-only array, read from the file when first asked for.
+
+    ``described``: the file lists it among its ``value_info`` too.
+    """
 
     name: str
     inputs: list[Node]
@@ -117,6 +120,7 @@ class Constant(gs.Constant):  # type: ignore[misc]
     id: int = UNSET_ID
     doc_string: str = ""
     metadata_props: Mapping[str, str] = _EMPTY
+    described: bool = False
     _values: StoredTensor | Array
 
     def __init__(self, name: str, values: StoredTensor | Array, **kwargs: Any) -> None:

@@ -16,12 +16,12 @@ from graphopt.verifier import verify
 def canonical(proto: onnx.ModelProto) -> bytes:
     """Bytes in which an empty string is the same as none, as ONNX defines it.
 
-    Descriptions of values have no order; those of initializers repeat what the initializers say.
+    Descriptions of values have no order.
     """
     stack = [proto.graph]
     while stack:
         graph = stack.pop()
-        known = {t.name for t in graph.initializer} | {i.name for i in (*graph.input, *graph.output)}
+        known = {i.name for i in (*graph.input, *graph.output)}
         infos = sorted((i for i in graph.value_info if i.name not in known), key=lambda i: i.name)
         del graph.value_info[:]
         graph.value_info.extend(infos)

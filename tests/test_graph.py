@@ -177,3 +177,16 @@ def test_a_constant_node_may_hold_a_plain_array(parse):
     assert value is not None
     assert value.tolist() == [1, 1, 1]
     assert not value.flags.writeable
+
+
+def test_a_quantization_annotation_follows_a_renamed_tensor(parse):
+    model = parse(HEADER + "g (float[2] x) => (float[2] y) { t = Relu(x) y = Neg(t) }")
+    graph = model.graph
+    note = onnx.TensorAnnotation(tensor_name="t")
+    note.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="x")
+    graph.quantization_annotation = [note]
+    graph.rename(graph.tensors()["t"], "hidden")
+    graph.rename(graph.tensors()["x"], "pixels")
+    [kept] = graph.quantization_annotation
+    assert (kept.tensor_name, kept.quant_parameter_tensor_names[0].value) == ("hidden", "pixels")
+    assert note.tensor_name == "t"

@@ -14,6 +14,7 @@ from graphopt.model import Model
 from graphopt.pipeline.context import Settings
 from graphopt.pipeline.passes import Guarantee
 from graphopt.pipeline.registry import AnyPass
+from graphopt.pipeline.signature import Signature, difference, signature
 from graphopt.verifier import verify
 
 Numerics: TypeAlias = Callable[[Model, Model, Guarantee], str]
@@ -59,10 +60,10 @@ class Instrument:
 
 
 class Verify(Instrument):
-    """Checks the model after every pass that changed it: links, names and order, the ONNX checker, numerics if given.
+    """Checks the model after every pass that changed it.
 
-    Passes inside a composite are checked together, unless ``inner``. A model that the checker refused when it came
-    in is not held to it afterwards.
+    Links, names and order, the interface, the ONNX checker, and numerics if given. Passes inside a composite are
+    checked together, unless ``inner``. A model that the checker refused when it came in is not held to it afterwards.
     """
 
     def __init__(self, numerics: Numerics | None = None, inner: bool = False) -> None:
@@ -70,34 +71,35 @@ class Verify(Instrument):
         self._inner = inner
         self._refused_before = ""
         self._before: list[Model] = []
+        self._signature: Signature = ((), ())
 
     def before_pass(self, event: PassEvent) -> None:
         """Keep what the comparison needs."""
         if event.index == 0 and event.depth == 0:
             self._refused_before = checker_problem(event.model)
             self._before.clear()
-        if self._numerics is not None and self._watches(event):
+        if event.depth == 0:
+            self._signature = signature(event.model.graph)
+        if self._numerics is not None and event.guarantee != "lossy" and self._watches(event):
             self._before.append(event.model.clone())
 
     def after_pass(self, event: PassEvent, changed: bool) -> str:
         """Raise PassError for an invalid model, ValidationError for one that computes something else."""
         if not self._watches(event):
             return ""
-        before = self._before.pop() if self._before else None
+        compared = self._numerics is not None and event.guarantee != "lossy"
+        before = self._before.pop() if compared and self._before else None
         if not changed:
             return "unchanged"
+        self._check_structure(event)
         evidence = ["structure"]
-        try:
-            verify(event.model.graph)
-        except InvalidModelError as error:
-            raise PassError(f"the pass left an invalid graph: {error}") from error
         if self._refused_before:
             evidence.append("checker skipped: it refused the input model")
         elif problem := checker_problem(event.model):
             raise PassError(f"the pass left a model that the ONNX checker refuses: {problem}")
         else:
             evidence.append("checker")
-        if self._numerics is not None and before is not None and event.guarantee != "lossy":
+        if self._numerics is not None and before is not None:
             evidence.append(self._numerics(before, event.model, event.guarantee))
         return ", ".join(evidence)
 
@@ -105,6 +107,18 @@ class Verify(Instrument):
         """Forget the kept models."""
         self._before.clear()
         return ""
+
+    def _check_structure(self, event: PassEvent) -> None:
+        try:
+            verify(event.model.graph)
+        except InvalidModelError as error:
+            raise PassError(f"the pass left an invalid graph: {error}") from error
+        broken = difference(self._signature, signature(event.model.graph))
+        if broken and not event.step.changes_interface():
+            raise PassError(
+                f"the pass changed the model's interface: {broken}. "
+                "A pass that is meant to says so in changes_interface()"
+            )
 
     def _watches(self, event: PassEvent) -> bool:
         return self._inner or event.depth == 0

@@ -78,6 +78,10 @@ class Pass(ABC, Generic[OptionsT]):
         """The guarantee under the present options."""
         return self.guarantee
 
+    def changes_interface(self) -> bool:
+        """Whether inputs or outputs may change under the present options: names, types, ranks, fixed extents."""
+        return False
+
     def requirements(self) -> frozenset[Requirement]:
         """What must hold before the pass, under the present options."""
         return self.requires

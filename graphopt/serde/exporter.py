@@ -61,8 +61,8 @@ class GraphExporter:
                 proto.initializer.append(self._tensor(tensor.name, tensor.default, ""))
         proto.output.extend(value_info(t) for t in graph.outputs)
         ends = {id(t) for t in (*graph.inputs, *graph.outputs)}
-        described = (t for n in graph.nodes for t in n.outputs if id(t) not in ends and _is_described(t))
-        proto.value_info.extend(value_info(t) for t in described)
+        mentioned = (*graph.initializers, *(t for n in graph.nodes for t in n.outputs))
+        proto.value_info.extend(value_info(t) for t in mentioned if id(t) not in ends and _is_described(t))
         proto.quantization_annotation.extend(graph.quantization_annotation)
         write_props(proto.metadata_props, graph.metadata_props)
         return proto
@@ -169,7 +169,9 @@ def _write_shape(tensor_type: onnx.TypeProto.Tensor, shape: Shape) -> None:
 
 
 def _is_described(tensor: Tensor) -> bool:
-    if isinstance(tensor, Constant) or tensor.is_empty():
+    if isinstance(tensor, Constant):
+        return tensor.described
+    if tensor.is_empty():
         return False
     return tensor.dtype is not None or tensor.type_proto is not None
 

@@ -64,18 +64,21 @@ class GraphImporter:
         for sparse in proto.sparse_initializer:
             name = sparse.values.name
             self._add(scope, Constant(name, SparseTensor(sparse)), f"sparse initializer {name!r}")
-        graph.initializers = [t for t in scope.values() if isinstance(t, Constant)]
+        constants = [t for t in scope.values() if isinstance(t, Constant)]
+        listed: set[str] = set()
         for info in proto.input:
-            graph.inputs.append(self._input(info, scope, graph))
+            if info.name in listed:
+                raise InvalidModelError(f"graph input {info.name!r} is listed twice")
+            listed.add(info.name)
+            graph.inputs.append(self._input(info, scope))
+        graph.initializers = [c for c in constants if scope[c.name] is c]
         for node in proto.node:
             for name in node.output:
                 if name:
                     self._add(scope, Variable(name), f"output {name!r} of node {node.name or node.op_type!r}")
 
-    def _input(self, info: onnx.ValueInfoProto, scope: _Scope, graph: Graph) -> Tensor:
+    def _input(self, info: onnx.ValueInfoProto, scope: _Scope) -> Tensor:
         known = scope.get(info.name)
-        if isinstance(known, Constant) and known in graph.inputs:
-            raise InvalidModelError(f"graph input {info.name!r} is listed twice")
         if isinstance(known, Constant) and self._ir_version < 4:
             known.doc_string = info.doc_string
             return known
@@ -85,7 +88,6 @@ class GraphImporter:
             if not isinstance(known.stored, StoredTensor):
                 raise UnsupportedError(f"graph input {info.name!r} has a sparse default value; make it dense first")
             variable.default = known.stored
-            graph.initializers.remove(known)
             scope[info.name] = variable
             variable.id = next(self._ids)
         else:
@@ -174,6 +176,9 @@ def _describe(infos: Iterable[onnx.ValueInfoProto], scope: _Scope) -> None:
         tensor = scope.get(info.name)
         if isinstance(tensor, Variable):
             _fill(tensor, info)
+        elif tensor is not None:
+            tensor.described = True
+            tensor.metadata_props = props(info.metadata_props)
 
 
 def _fill(variable: Variable, info: onnx.ValueInfoProto) -> None:

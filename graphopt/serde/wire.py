@@ -17,7 +17,8 @@ from typing import TypeAlias
 from graphopt.errors import InvalidModelError
 
 MIN_DETACHED = 1024
-_MAX_DEPTH = 64
+_MAX_GRAPHS = 33
+_MAX_DEPTH = 3 * _MAX_GRAPHS
 
 _MODEL, _GRAPH, _NODE, _ATTRIBUTE, _TENSOR = (
     "ModelProto",
@@ -125,7 +126,9 @@ def _rewrite(
     if kind == _TENSOR:
         return visit(data, start, end)
     if depth > _MAX_DEPTH:
-        raise InvalidModelError(f"the model nests graphs more than {_MAX_DEPTH} levels deep")
+        raise InvalidModelError(
+            f"the model nests graphs more than {_MAX_GRAPHS} levels deep, which protobuf cannot read"
+        )
     pieces: list[Piece] = []
     length, copied, children = 0, start, _CHILDREN[kind]
     for field, tag, a, b in _fields(data, start, end):
