@@ -11,7 +11,7 @@ import numpy as np
 from graphopt.graph import Graph, subgraphs
 from graphopt.ir import Array, Constant, Node, RawAttribute, Tensor
 from graphopt.model import Model
-from graphopt.pipeline.cleaning import open_editor
+from graphopt.pipeline.cleaning import KEEPS_FACTS, open_editor
 from graphopt.pipeline.context import Context
 from graphopt.pipeline.passes import Pass
 from graphopt.transforms.editing import Editor
@@ -27,6 +27,8 @@ class EliminateCommon(Pass):
     """
 
     guarantee = "exact"
+    preserves = KEEPS_FACTS
+    reports = True
 
     def run(self, model: Model, ctx: Context) -> None:
         """Join in one sweep, from the inputs on."""

@@ -9,7 +9,7 @@ import numpy as np
 from graphopt.graph import Graph
 from graphopt.ir import Array, Constant, Node, Tensor, constant_value
 from graphopt.model import Model
-from graphopt.pipeline.cleaning import open_editor
+from graphopt.pipeline.cleaning import KEEPS_FACTS, open_editor
 from graphopt.pipeline.context import Context
 from graphopt.pipeline.options import option
 from graphopt.pipeline.passes import Guarantee, Pass
@@ -37,6 +37,9 @@ class FoldConstants(Pass[FoldConstantsOptions]):
     their last bit depends on where the runtime puts its buffers. Random operators, control flow and quantization are
     left alone, and so is what would make the file grow: a ConstantOfShape of 500 MB stays one node.
     """
+
+    preserves = KEEPS_FACTS
+    reports = True
 
     def effective_guarantee(self) -> Guarantee:
         """As the option says."""

@@ -20,6 +20,7 @@ class FoldIf(Pass):
     """
 
     guarantee = "exact"
+    reports = True
 
     def run(self, model: Model, ctx: Context) -> None:
         """Fold from the outside in, until no condition is known."""
@@ -57,6 +58,7 @@ def _fold(node: Node, graph: Graph, editor: Editor) -> bool:
         graph.add_node("Identity", [new], [old])
     editor.root.remove_nodes([node])
     editor.changed += 1
+    editor.mark_edited()
     return True
 
 

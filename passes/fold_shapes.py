@@ -9,7 +9,7 @@ import onnx
 
 from graphopt.ir import Array, Node, Tensor, is_constant
 from graphopt.model import Model
-from graphopt.pipeline.cleaning import open_editor
+from graphopt.pipeline.cleaning import KEEPS_FACTS, open_editor
 from graphopt.pipeline.context import Context
 from graphopt.pipeline.passes import Pass
 from graphopt.transforms.editing import Editor, Rewrite
@@ -27,6 +27,8 @@ class FoldShapes(Pass):
     """
 
     guarantee = "exact"
+    preserves = KEEPS_FACTS
+    reports = True
 
     def run(self, model: Model, ctx: Context) -> None:
         """Fold in one sweep."""

@@ -11,8 +11,13 @@ class RemoveDead(Pass):
     """Removes nodes and initializers that no output needs. Inputs and outputs of the model stay."""
 
     guarantee = "exact"
+    preserves = frozenset({"tensor_facts"})
+    reports = True
 
     def run(self, model: Model, ctx: Context) -> None:
         """Remove them."""
         if ctx.allow(None, "remove"):
-            ctx.count("removed", model.graph.remove_dead())
+            removed = model.graph.remove_dead()
+            ctx.count("removed", removed)
+            if removed:
+                ctx.report_change()

@@ -14,6 +14,9 @@ from graphopt.pipeline.passes import Guarantee, Pass, weakest
 from graphopt.pipeline.rewrite import RewriteOptions
 from graphopt.transforms.editing import Editor, Rewrite, tensor_facts
 
+KEEPS_FACTS = frozenset({tensor_facts.__name__})
+"""What a pass preserves that changes the model through an editor only."""
+
 CleanOptionsT = TypeVar("CleanOptionsT", bound=RewriteOptions, default=RewriteOptions)
 
 
@@ -30,6 +33,8 @@ class CleaningPass(Pass[CleanOptionsT]):
     """
 
     options_type: ClassVar[type[Options]] = RewriteOptions
+    preserves = KEEPS_FACTS
+    reports = True
     rewrites: ClassVar[Sequence[Rewrite]] = ()
 
     def selected(self) -> tuple[Rewrite, ...]:

@@ -72,6 +72,8 @@ class Context:
     Attributes:
         settings: target, seed, data, cache folder, progress.
         origins: how tensors relate to those of the reference.
+        asked: whether the pass asked for leave to apply a rewrite.
+        changed: whether the pass reported a change.
     """
 
     def __init__(self, pass_name: str, state: RunState) -> None:
@@ -82,6 +84,7 @@ class Context:
         self.settings = state.settings
         self.origins = state.origins
         self.asked = False
+        self.changed = False
 
     @property
     def precision(self) -> Precision:
@@ -119,6 +122,10 @@ class Context:
     def invalidate(self, *preserved: str) -> None:
         """Drop cached analyses, except those named, because the pass changed the model."""
         self._state.analyses.keep(preserved)
+
+    def report_change(self) -> None:
+        """Say that the model changed. Passes with ``reports`` must; for others the manager finds out by looking."""
+        self.changed = True
 
     def allow(self, where: Where, rewrite: str = "") -> bool:
         """Whether the pass may apply a rewrite here. Ask before every rewrite; ``--limit`` says no from the Nth on."""

@@ -62,6 +62,7 @@ class PassManager:
         instruments: what watches the run; by default ``Verify()``. Called in this order.
         limit: apply only the first this many rewrites.
         measure: size of a model for the results; by default node, parameter and byte counts.
+        check_reports: look at the model too when a pass reports by itself whether it changed it, and fail if it was wrong.
     """
 
     def __init__(
@@ -72,12 +73,14 @@ class PassManager:
         instruments: Sequence[Instrument] | None = None,
         limit: int | None = None,
         measure: Measure | None = None,
+        check_reports: bool = False,
     ) -> None:
         self._registry = registry
         self._settings = settings or Settings()
         self._instruments = (Verify(),) if instruments is None else tuple(instruments)
         self._limit = limit
         self._measure = measure or graph_stats
+        self._check_reports = check_reports
 
     def plan(self, pipeline: Pipeline) -> tuple[Plan, ...]:
         """What a run would do: composites expanded, order and requirements checked. Runs nothing.
@@ -103,7 +106,7 @@ class PassManager:
         state = RunState(self._settings, budget or Budget(self._limit), Analyses(model))
         if any(step.quantizes for plan in plans for step in plan.leaves()):
             state.precision = "int8"
-        worker = _Worker(model, state, self._instruments, self._measure)
+        worker = _Worker(model, state, self._instruments, self._measure, self._check_reports)
         results = tuple(worker.guarded(plan, index) for index, plan in enumerate(plans))
         changing = [plan.step for plan, result in zip(plans, results, strict=True) if result.changed]
         if changing:
@@ -115,12 +118,20 @@ class PassManager:
 class _Worker:
     """Runs the passes of one run."""
 
-    def __init__(self, model: Model, state: RunState, instruments: Sequence[Instrument], measure: Measure) -> None:
+    def __init__(
+        self,
+        model: Model,
+        state: RunState,
+        instruments: Sequence[Instrument],
+        measure: Measure,
+        check_reports: bool,
+    ) -> None:
         self._model = model
         self._state = state
         self._instruments = instruments
         self._measure = measure
-        self._print = Fingerprint(model)
+        self._check_reports = check_reports
+        self._print: Fingerprint | None = None
         self._version = 0
         self._sized_version = 0
         self._sizes: dict[Measure, GraphStats] = {}
@@ -160,9 +171,9 @@ class _Worker:
             self._set_reference()
         ctx = Context(step.name, state)
         checkpoint = Checkpoint(self._model, state) if state.budget.exhausted else None
-        entered = self._print
+        entered = None if step.reports and not self._check_reports else self._fingerprint()
         step.run(self._model, ctx)
-        changed = self._settle()
+        changed = self._settle(entered) if not step.reports else self._reported(step.name, ctx.changed, entered)
         if changed and not ctx.asked and not state.budget.take(Application(step.name, "", "")):
             assert checkpoint is not None
             checkpoint.restore()
@@ -212,17 +223,31 @@ class _Worker:
         except Exception as error:  # as in guarded; the composite is put back there
             raise _named(plan.step.name, error, ()) from error
 
-    def _settle(self) -> bool:
+    def _fingerprint(self) -> Fingerprint:
+        """That of the model as it is now."""
+        if self._print is None:
+            self._print = Fingerprint(self._model)
+        return self._print
+
+    def _settle(self, before: Fingerprint | None) -> bool:
         """Adopt what the pass made by hand, sort, and say whether anything changed."""
-        before = self._print
-        after = Fingerprint(self._model)
-        if after == before:
+        if Fingerprint(self._model) == before:
             return False
         self._model.graph.adopt()
         self._model.graph.sort()
-        self._print = Fingerprint(self._model)
+        self._print = None
         self._version += 1
         return True
+
+    def _reported(self, name: str, changed: bool, before: Fingerprint | None) -> bool:
+        """Take note of what a pass said about itself; with ``before``, look whether it is so."""
+        if before is not None and (Fingerprint(self._model) != before) != changed:
+            said, did = ("a", "no") if changed else ("no", "a")
+            raise PassError(f"{name} reported {said} change of the model, and there is {did} change")
+        if changed:
+            self._print = None
+            self._version += 1
+        return changed
 
     def _size(self, depth: int) -> GraphStats:
         """Size of the model now, measured once for each state; only counted between the passes of a composite."""

@@ -39,6 +39,8 @@ class Pass(ABC, Generic[OptionsT]):
         preserves: names of the analyses that stay true when the pass changes a model; ``{"*"}`` for all.
         requires: what must hold before the pass. See ``requirements``.
         quantizes: whether float rewrites are refused after it.
+        reports: whether the pass itself says, through ``ctx.report_change``, that it changed the model, and leaves it
+            sorted and adopted. Other passes are compared before and after, which costs a look at every node.
         options_type: class of the options, taken from the base ``Pass[...]``.
     """
 
@@ -47,6 +49,7 @@ class Pass(ABC, Generic[OptionsT]):
     preserves: ClassVar[frozenset[str]] = frozenset()
     requires: ClassVar[frozenset[Requirement]] = frozenset()
     quantizes: ClassVar[bool] = False
+    reports: ClassVar[bool] = False
     options_type: ClassVar[type[Options]] = Options
 
     options: OptionsT

@@ -44,6 +44,10 @@ class Gate(Protocol):
         """Hear how often something was done."""
         ...
 
+    def report_change(self) -> None:
+        """Hear that the model changed."""
+        ...
+
 
 @dataclass(frozen=True)
 class Rewrite:
@@ -73,6 +77,8 @@ class Editor:
         self._owners: dict[Node, Graph] = {}
         self._ends: dict[Tensor, list[Graph]] = {}
         self._removed: set[Node] = set()
+        self._stale: set[Node] = set()
+        self._edited = False
         self._made: set[Node] = set()
         self._queue: deque[Node] = deque()
         self._waiting: set[Node] = set()
@@ -162,6 +168,8 @@ class Editor:
         if self.is_end(old) and not self._can_take_over(old, new):
             return False
         readers = list(dict.fromkeys(old.outputs))
+        self._edited = True
+        self._stale.update(readers)
         fact = self.fact(old)
         graphs = self._ends.pop(old, [])
         if graphs:
@@ -220,8 +228,8 @@ class Editor:
         node = graph.add_node(op, inputs, outputs, attrs, name=near.name or op)
         self._owners[node] = graph
         self._made.add(node)
-        for tensor, fact in zip(node.outputs, self.facts._interpret(node), strict=False):
-            self.facts.facts[tensor] = fact
+        self._edited = True
+        self.facts.facts.update(zip(node.outputs, self.facts.interpret(node), strict=True))
         self._requeue([node])
         return node
 
@@ -239,6 +247,7 @@ class Editor:
         array = np.asarray(values, np.int64 if isinstance(values, (list, tuple)) else None)
         name = hint or f"{near.name or near.op}_const"
         if self.model.ir_version >= 4:
+            self._edited = True
             return self.owner(near).new_constant(name, array)
         node = self.add("Constant", [], near, {"value": Constant(name, array)})
         node.attr_types = {"value": onnx.AttributeProto.TENSOR}
@@ -250,15 +259,14 @@ class Editor:
         node.inputs[index] = Variable("") if tensor is None else tensor
         while node.inputs and node.inputs[-1].is_empty():
             del node.inputs[len(node.inputs) - 1]
+        self._edited = True
+        self._stale.add(node)
         self.release(old)
         self._requeue([node])
 
-    def refresh(self, node: Node) -> None:
-        """Interpret a node again after its attributes or inputs changed, and look at it and its readers again."""
-        for tensor, fact in zip(node.outputs, self.facts._interpret(node), strict=False):
-            if not tensor.is_empty():
-                self.facts.facts[tensor] = fact
-        self._requeue([node, *(r for t in node.outputs for r in t.outputs)])
+    def mark_edited(self) -> None:
+        """Say that the graph was changed without the editor; ``finish`` then puts it in order."""
+        self._edited = True
 
     def release(self, tensor: Tensor) -> None:
         """Remove what makes the tensor, when nothing reads it any more."""
@@ -275,18 +283,21 @@ class Editor:
             if not node.outputs:
                 continue
             self._removed.add(node)
+            self._edited = True
             sources = [p for t in _all_reads(node) for p in t.inputs]
             _unlink(node, self._removed)
             stack.extend(dict.fromkeys(sources))
             self._requeue([r for p in sources for t in p.outputs for r in t.outputs])
 
     def finish(self) -> int:
-        """Drop removed nodes and unread initializers, sort; returns how many rewrites there were."""
-        if self.changed or self._removed:
+        """Drop removed nodes and unread initializers, sort, bring the facts up to date; returns the rewrites' number."""
+        if self._edited:
             for graph in self.root.graphs():
                 graph.nodes = [n for n in graph.nodes if n not in self._removed]
             self.root.remove_dead()
             self.root.sort()
+            self.facts.update(self._stale - self._removed)
+            self.gate.report_change()
         return self.changed
 
     # -- running -------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ extents; any other goes through ONNX's own shape inference, node by node. Declar
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -24,6 +25,7 @@ from graphopt.transforms.symbols import MAYBE_EMPTY, UNKNOWN, Expr, Extent, symb
 SymShape: TypeAlias = tuple[Extent, ...]
 
 MAX_VALUES = 1024
+_FRESH = re.compile(re.escape(MAYBE_EMPTY) + r"[nt]-?\d+\.\d+")
 INTEGER_TYPES = frozenset(
     {
         TensorProto.INT64,
@@ -74,6 +76,29 @@ class Fact:
         return self.value
 
 
+    def same(self, other: Fact) -> bool:
+        """Whether both say the same."""
+        if self is other:
+            return True
+        if self.dtype != other.dtype or self.shape != other.shape:
+            return False
+        a, b = self.value, other.value
+        if a is None or b is None:
+            return a is b
+        return a is b or (a.shape == b.shape and bool(a.tolist() == b.tolist()))
+
+    def completed(self, other: Fact) -> Fact:
+        """This fact, with what it leaves open taken from another fact of the same tensor."""
+        kind = self.dtype if self.dtype is not None else other.dtype
+        value = other.value if self.value is None and other.dtype == kind else self.value
+        if self.shape is None:
+            return Fact(kind, other.shape, value)
+        if other.shape is None or len(other.shape) != len(self.shape):
+            return Fact(kind, self.shape, value)
+        pairs = zip(self.shape, other.shape, strict=True)
+        return Fact(kind, tuple(b if _is_open(a) and not _is_open(b) else a for a, b in pairs), value)
+
+
 NOTHING = Fact()
 Row: TypeAlias = "Callable[[Node, Interpreter], Sequence[Fact]]"
 
@@ -85,6 +110,7 @@ class Interpreter:
         self._root = root
         self._rows = rows
         self.facts: dict[Tensor, Fact] = {}
+        self._site = ""
         self._fresh = 0
         self._names: dict[str, Extent] = {}
         self._exporter = GraphExporter(Weights("facts"))
@@ -99,12 +125,34 @@ class Interpreter:
         """Interpret the whole model. The graph must be sorted."""
         self._enter(self._root)
 
+    def update(self, stale: set[Node]) -> None:
+        """Interpret nodes again whose inputs changed, and what follows from them. The graph must be sorted.
+
+        What was known stays known: rewrites keep the meaning of a tensor. ``stale`` is used up.
+        """
+        if stale:
+            self._renew(self._root, stale)
+
+    def _renew(self, graph: Graph, stale: set[Node]) -> None:
+        for node in graph.nodes:
+            for sub in subgraphs(node):
+                self._renew(sub, stale)
+            if node not in stale:
+                continue
+            stale.discard(node)
+            for tensor, fact in zip(node.outputs, self.interpret(node), strict=True):
+                old = self.facts.get(tensor)
+                new = fact if old is None else fact.completed(old)
+                if not tensor.is_empty() and (old is None or not new.same(old)):
+                    self.facts[tensor] = new
+                    stale.update(tensor.outputs)
+
     def fact(self, tensor: Tensor) -> Fact:
         """What is known of a tensor; nothing for an omitted one."""
-        if tensor.is_empty():
-            return NOTHING
         found = self.facts.get(tensor)
         if found is None:
+            if tensor.is_empty():
+                return NOTHING
             found = self._constant(tensor) if isinstance(tensor, Constant) else self._declared(tensor)
             self.facts[tensor] = found
         return found
@@ -119,14 +167,14 @@ class Interpreter:
         return None if numbers is None else numbers.astype(np.int64)
 
     def fresh_extent(self) -> Extent:
-        """An extent that nothing is known of."""
+        """An extent that nothing is known of. Interpreting a node again gives the same ones."""
         self._fresh += 1
-        return symbol(f"{MAYBE_EMPTY}{self._fresh}")
+        return symbol(f"{MAYBE_EMPTY}{self._site}.{self._fresh}")
 
     def fresh_value(self) -> Extent:
         """A number that nothing is known of."""
         self._fresh += 1
-        return symbol(f"{UNKNOWN}{self._fresh}")
+        return symbol(f"{UNKNOWN}{self._site}.{self._fresh}")
 
     def _enter(self, graph: Graph) -> None:
         for tensor in graph.inputs:
@@ -134,18 +182,18 @@ class Interpreter:
         for node in graph.nodes:
             for sub in subgraphs(node):
                 self._enter(sub)
-            outputs = self._interpret(node)
-            for tensor, fact in zip(node.outputs, outputs, strict=False):
+            for tensor, fact in zip(node.outputs, self.interpret(node), strict=True):
                 if not tensor.is_empty():
-                    self.facts[tensor] = self._completed(tensor, fact)
+                    self.facts[tensor] = fact
 
-    def _interpret(self, node: Node) -> Sequence[Fact]:
+    def interpret(self, node: Node) -> list[Fact]:
+        """What follows for each output of a node from its inputs, attributes and the declared types."""
         row = None if node.domain else self._rows.get(node.op)
-        if row is not None:
-            found = row(node, self)
-            if found:
-                return found
-        return self.infer(node)
+        self._site, self._fresh = f"n{node.id}", 0
+        found = row(node, self) if row is not None else ()
+        found = found or self.infer(node)
+        facts = [*found, *[NOTHING] * (len(node.outputs) - len(found))]
+        return [self._completed(t, f) for t, f in zip(node.outputs, facts, strict=False)]
 
     def infer(self, node: Node) -> Sequence[Fact]:
         """ONNX's own shape inference for one node."""
@@ -232,7 +280,10 @@ class Interpreter:
         kind = None if tensor.dtype is None else element_type(tensor.dtype)
         if tensor.shape is None:
             return Fact(kind)
-        return Fact(kind, tuple(self._declared_extent(d) for d in tensor.shape))
+        at, self._site, self._fresh = (self._site, self._fresh), f"t{tensor.id}", 0
+        shape = tuple(self._declared_extent(d) for d in tensor.shape)
+        self._site, self._fresh = at
+        return Fact(kind, shape)
 
     def _declared_extent(self, extent: int | str | None) -> Extent:
         if isinstance(extent, str) and extent and extent[0] not in (UNKNOWN, MAYBE_EMPTY):
@@ -243,18 +294,9 @@ class Interpreter:
 
     def _completed(self, tensor: Tensor, fact: Fact) -> Fact:
         """The fact, with what is unknown taken from the declaration."""
-        if fact.dtype is not None and fact.shape is not None and not any(map(_is_fresh, fact.shape)):
+        if fact.dtype is not None and fact.shape is not None and not any(map(_is_open, fact.shape)):
             return fact
-        declared = self._declared(tensor)
-        kind = fact.dtype if fact.dtype is not None else declared.dtype
-        if fact.shape is None:
-            return Fact(kind, declared.shape)
-        if declared.shape is None or len(declared.shape) != len(fact.shape):
-            return Fact(kind, fact.shape, fact.value)
-        shape = tuple(
-            b if _is_fresh(a) and not _is_fresh(b) else a for a, b in zip(fact.shape, declared.shape, strict=True)
-        )
-        return Fact(kind, shape, fact.value)
+        return fact.completed(self._declared(tensor))
 
 
 def as_extents(values: Array) -> Array:
@@ -276,5 +318,6 @@ def attribute(node: Node, name: str, default: Any = None) -> Any:
     return default if value is None else value
 
 
-def _is_fresh(extent: Extent) -> bool:
-    return isinstance(extent, Expr) and str(extent).startswith(MAYBE_EMPTY) and str(extent)[1:].isdigit()
+def _is_open(extent: Extent) -> bool:
+    """Whether nothing is known of the extent: an atom made by ``fresh_extent``."""
+    return isinstance(extent, Expr) and _FRESH.fullmatch(str(extent)) is not None

@@ -15,7 +15,7 @@ DROPOUT = {"eliminate_identity/dropout_training"}
 
 
 def cleaned(case: Case, model):
-    return PassManager(REGISTRY).run(model, Pipeline.parse(case.step, REGISTRY))
+    return PassManager(REGISTRY, check_reports=True).run(model, Pipeline.parse(case.step, REGISTRY))
 
 
 @pytest.mark.parametrize("case", all_cases(), ids=lambda c: c.name)

@@ -18,7 +18,7 @@ QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_to
 
 def cleaned(proto: onnx.ModelProto, text: str) -> bytes:
     model = load(proto)
-    PassManager(REGISTRY).run(model, Pipeline.parse(text, REGISTRY))
+    PassManager(REGISTRY, check_reports=True).run(model, Pipeline.parse(text, REGISTRY))
     return model.serialize()
 
 
