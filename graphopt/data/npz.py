@@ -23,6 +23,7 @@ from graphopt.data.checks import (
     check_names,
     check_symbols,
     convert,
+    is_float,
     label_key,
 )
 from graphopt.data.feeds import Layout, Sample, SampleDataset, fixed_batch
@@ -54,7 +55,7 @@ class ArrayDataset(SampleDataset):
         inputs = {name: array for name, array in arrays.items() if name != key}
         check_names(inputs, interface, source)
         plan = plan_arrays({name: array.shape for name, array in inputs.items()}, interface, source)
-        super().__init__(interface, plan.layout, source)
+        super().__init__(interface, plan.layout, source + _casts(inputs, interface))
         self._plan = plan
         self._arrays = {name: _prepare(array, interface.input(name), source) for name, array in inputs.items()}
         self._labels = None if key is None else check_labels(arrays[key], plan.samples, source)
@@ -191,6 +192,16 @@ def _product(shape: tuple[int, ...]) -> int:
     for dim in shape:
         total *= dim
     return total
+
+
+def _casts(arrays: Mapping[str, Array], interface: Interface) -> str:
+    """Which integer arrays are fed as floats, in words: raw pixels where scaled ones belong are a common slip."""
+    told = [
+        f"{name}: {array.dtype} fed as {kind}"
+        for name, array in arrays.items()
+        if array.dtype.kind in "biu" and (kind := interface.input(name).dtype) is not None and is_float(kind)
+    ]
+    return f" ({', '.join(told)})" if told else ""
 
 
 def _prepare(array: Array, info: TensorInfo, where: str) -> Array:

@@ -105,6 +105,12 @@ def test_input_with_a_default_may_be_left_out() -> None:
     assert list(next(iter(ArrayDataset({"x": np.ones(2, np.float32)}, interface, "d"))).feeds) == ["x"]
 
 
+def test_integers_fed_as_floats_are_told(interface_of) -> None:
+    interface = interface_of("float[N,2] x, int64[N,2] y")
+    rows = np.zeros((3, 2), np.uint8)
+    assert ArrayDataset({"x": rows, "y": rows}, interface, "d").source == "d (x: uint8 fed as float32)"
+
+
 def test_select_keeps_labels_and_order(interface_of) -> None:
     data = ArrayDataset({"x": np.arange(6, dtype=np.float32), "labels": np.arange(6)}, interface_of("float[N] x"), "d")
     picked = data.select([4, 1])
