@@ -14,7 +14,7 @@ from graphopt.errors import InvalidModelError, UsageError
 from graphopt.graph import Graph, Opsets
 from graphopt.serde import reader, writer
 from graphopt.serde.exporter import GraphExporter, Weights, write_props
-from graphopt.serde.importer import GraphImporter, props, require_text
+from graphopt.serde.importer import GraphImporter, copies, props, require_text
 from graphopt.storage import FileRegion
 
 Source: TypeAlias = "str | Path | bytes | onnx.ModelProto"
@@ -72,8 +72,13 @@ class Model:
         return writer.serialize(*self._export())
 
     def to_proto(self) -> onnx.ModelProto:
-        """A new ModelProto, weights included (under 2 GB)."""
-        proto: onnx.ModelProto = onnx.ModelProto.FromString(self.serialize())
+        """A new ModelProto, weights included.
+
+        Raises:
+            UsageError: the weights would pass protobuf's limit of 2 GB.
+        """
+        proto, weights = self._export()
+        writer.fill(proto, weights)
         return proto
 
     def stub_proto(self) -> onnx.ModelProto:
@@ -111,7 +116,7 @@ class Model:
                 setattr(proto, name, value)
         for domain, version in self.opsets.items():
             proto.opset_import.add(domain=domain, version=version)
-        proto.graph.CopyFrom(GraphExporter(weights).write(self.graph))
+        GraphExporter(weights).write(self.graph, proto.graph)
         proto.functions.extend(self.functions)
         proto.training_info.extend(self.training_info)
         write_props(proto.metadata_props, self.metadata_props)
@@ -140,9 +145,10 @@ def load(source: Source, base_dir: str | Path | None = None) -> Model:
     """
     base = None if base_dir is None else Path(base_dir).resolve()
     if isinstance(source, onnx.ModelProto):
-        if source.ByteSize() >= writer.PROTOBUF_LIMIT:
-            raise UsageError("the ModelProto is over 2 GB; save it with external data and load the file")
-        source = source.SerializeToString()
+        proto_store = reader.ProtoStore(base)
+        model = _read(source, proto_store, "the given ModelProto", None)
+        model.external = proto_store.external
+        return model
     if isinstance(source, bytes):
         return _parse(reader.from_bytes(source, base), None)
     path = Path(source)
@@ -158,13 +164,17 @@ def _parse(content: reader.Content, path: Path | None) -> Model:
         proto = onnx.ModelProto.FromString(content.model)
     except DecodeError as error:
         raise InvalidModelError(f"{content.label} is not an ONNX model, or it is damaged: {error}") from error
-    if not proto.HasField("graph"):
-        raise InvalidModelError(f"{content.label} is not an ONNX model: it holds no graph")
-    if not proto.graph.node and not proto.graph.output:
-        raise InvalidModelError(f"{content.label} holds an empty graph: no nodes and no outputs")
-    model = _assemble(proto, content.store, path, external=False)
+    model = _read(proto, content.store, content.label, path)
     model.external = content.store.external
     return model
+
+
+def _read(proto: onnx.ModelProto, store: reader.Store, label: str, path: Path | None) -> Model:
+    if not proto.HasField("graph"):
+        raise InvalidModelError(f"{label} is not an ONNX model: it holds no graph")
+    if not proto.graph.node and not proto.graph.output:
+        raise InvalidModelError(f"{label} holds an empty graph: no nodes and no outputs")
+    return _assemble(proto, store, path, external=False)
 
 
 def _assemble(proto: onnx.ModelProto, store: reader.Store, path: Path | None, external: bool) -> Model:
@@ -183,8 +193,8 @@ def _assemble(proto: onnx.ModelProto, store: reader.Store, path: Path | None, ex
         model_version=proto.model_version,
         doc_string=proto.doc_string,
         metadata_props=props(proto.metadata_props),
-        functions=list(proto.functions),
-        training_info=list(proto.training_info),
+        functions=copies(proto.functions),
+        training_info=copies(proto.training_info),
         path=path,
         external=external,
     )

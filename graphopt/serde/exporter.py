@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -12,7 +13,7 @@ from onnx import AttributeProto, TensorProto
 
 from graphopt.errors import UsageError
 from graphopt.graph import Graph
-from graphopt.ir import Array, Constant, Node, RawAttribute, Shape, Tensor, Variable
+from graphopt.ir import Array, Constant, Dim, Node, RawAttribute, Tensor, Variable
 from graphopt.serde.wire import MIN_DETACHED
 from graphopt.storage import Region, SparseTensor, StoredTensor
 
@@ -42,78 +43,92 @@ class GraphExporter:
     def __init__(self, weights: Weights) -> None:
         self._weights = weights
 
-    def write(self, graph: Graph) -> onnx.GraphProto:
-        """The GraphProto of ``graph``: nodes in their order, initializers in theirs."""
-        proto = onnx.GraphProto(name=graph.name)
+    def write(self, graph: Graph, proto: onnx.GraphProto) -> None:
+        """Write ``graph`` into an empty ``proto``: nodes in their order, initializers in theirs."""
+        proto.name = graph.name
         if graph.doc_string:
             proto.doc_string = graph.doc_string
-        proto.node.extend(self._node(n) for n in graph.nodes)
+        for node in graph.nodes:
+            self._write_node(node, proto.node.add())
         for constant in graph.initializers:
             if isinstance(constant.stored, SparseTensor):
                 sparse = proto.sparse_initializer.add()
                 sparse.CopyFrom(constant.stored.proto)
                 sparse.values.name = constant.name
             else:
-                proto.initializer.append(self._tensor(constant.name, constant._values, constant.doc_string))
+                self._tensor(constant.name, constant._values, constant.doc_string, proto.initializer.add())
         for tensor in graph.inputs:
-            proto.input.append(value_info(tensor))
+            value_info(tensor, proto.input.add())
             if isinstance(tensor, Variable) and tensor.default is not None:
-                proto.initializer.append(self._tensor(tensor.name, tensor.default, ""))
-        proto.output.extend(value_info(t) for t in graph.outputs)
+                self._tensor(tensor.name, tensor.default, "", proto.initializer.add())
+        for tensor in graph.outputs:
+            value_info(tensor, proto.output.add())
         ends = {id(t) for t in (*graph.inputs, *graph.outputs)}
-        mentioned = (*graph.initializers, *(t for n in graph.nodes for t in n.outputs))
-        proto.value_info.extend(value_info(t) for t in mentioned if id(t) not in ends and _is_described(t))
+        for tensor in (*graph.initializers, *(t for n in graph.nodes for t in n.outputs)):
+            if _is_described(tensor) and id(tensor) not in ends:
+                value_info(tensor, proto.value_info.add())
         proto.quantization_annotation.extend(graph.quantization_annotation)
         write_props(proto.metadata_props, graph.metadata_props)
-        return proto
 
     def _node(self, node: Node) -> onnx.NodeProto:
-        proto = onnx.NodeProto(op_type=node.op)
-        proto.input.extend(t.name for t in node.inputs)
-        proto.output.extend(t.name for t in node.outputs)
-        for name, value in node.attrs.items():
-            if value is not None:
-                proto.attribute.append(self._attribute(node, name, value))
-        for name in ("name", "domain", "doc_string", "overload"):
-            if text := getattr(node, name):
-                setattr(proto, name, text)
-        write_props(proto.metadata_props, node.metadata_props)
+        """The NodeProto of one node."""
+        proto = onnx.NodeProto()
+        self._write_node(node, proto)
         return proto
 
-    def _attribute(self, node: Node, name: str, value: Any) -> AttributeProto:
+    def _write_node(self, node: Node, proto: onnx.NodeProto) -> None:
+        proto.op_type = node.op
+        proto.input.extend([t.name for t in node.inputs])
+        proto.output.extend([t.name for t in node.outputs])
+        for name, value in node.attrs.items():
+            if value is not None:
+                self._attribute(node, name, value, proto.attribute.add())
+        if node.name:
+            proto.name = node.name
+        if node.domain:
+            proto.domain = node.domain
+        if node.doc_string:
+            proto.doc_string = node.doc_string
+        if node.overload:
+            proto.overload = node.overload
+        if node.metadata_props:
+            write_props(proto.metadata_props, node.metadata_props)
+
+    def _attribute(self, node: Node, name: str, value: Any, proto: AttributeProto) -> None:
         if isinstance(value, RawAttribute):
-            return value.proto
-        if isinstance(value, Graph):
-            return AttributeProto(name=name, type=AttributeProto.GRAPH, g=self.write(value))
-        if isinstance(value, (Constant, np.ndarray)) and not (
-            isinstance(value, np.ndarray) and _wants_list(node, name)
-        ):
-            return AttributeProto(name=name, type=AttributeProto.TENSOR, t=self._attribute_tensor(value))
-        return _plain_attribute(node, name, value)
+            proto.CopyFrom(value.proto)
+        elif isinstance(value, Graph):
+            proto.name, proto.type = name, AttributeProto.GRAPH
+            self.write(value, proto.g)
+        elif isinstance(value, Constant) or (isinstance(value, np.ndarray) and not _wants_list(node, name)):
+            proto.name, proto.type = name, AttributeProto.TENSOR
+            self._attribute_tensor(value, proto.t)
+        else:
+            _plain_attribute(node, name, value, proto)
 
-    def _attribute_tensor(self, value: Constant | Array) -> TensorProto:
+    def _attribute_tensor(self, value: Constant | Array, proto: TensorProto) -> None:
         if isinstance(value, np.ndarray):
-            return self._tensor("", value, "")
-        name = value.stored.proto.name if isinstance(value.stored, StoredTensor) else value.name
-        return self._tensor(name, value._values, "")
+            self._tensor("", value, "", proto)
+        else:
+            name = value.stored.proto.name if isinstance(value.stored, StoredTensor) else value.name
+            self._tensor(name, value._values, "", proto)
 
-    def _tensor(self, name: str, values: StoredTensor | Array, doc: str) -> TensorProto:
+    def _tensor(self, name: str, values: StoredTensor | Array, doc: str, proto: TensorProto) -> None:
         if isinstance(values, StoredTensor):
-            proto = TensorProto()
             proto.CopyFrom(values.proto)
             if name or proto.name:
                 proto.name = name
             if values.source is not None:
                 self._detach(proto, values.source)
-            return proto
+            return
         if values.dtype == object or values.nbytes < MIN_DETACHED or not _is_plain(values.dtype):
-            proto = onnx.numpy_helper.from_array(values, name)
+            proto.CopyFrom(onnx.numpy_helper.from_array(values, name))
         else:
-            proto = TensorProto(name=name, dims=values.shape, data_type=element_type(values.dtype))
+            proto.name, proto.data_type = name, element_type(values.dtype)
+            proto.dims.extend(values.shape)
             self._detach(proto, values)
         if doc:
             proto.doc_string = doc
-        return proto
 
     def _detach(self, proto: TensorProto, source: Source) -> None:
         del proto.external_data[:]
@@ -122,34 +137,40 @@ class GraphExporter:
         proto.external_data.add(key=self._weights.marker, value=str(self._weights.add(source)))
 
 
-def value_info(tensor: Tensor) -> onnx.ValueInfoProto:
-    """The ValueInfoProto of a tensor."""
-    info = onnx.ValueInfoProto(name=tensor.name)
+def value_info(tensor: Tensor, info: onnx.ValueInfoProto) -> None:
+    """Describe a tensor in an empty ``info``."""
+    info.name = tensor.name
     if tensor.doc_string:
         info.doc_string = tensor.doc_string
-    write_props(info.metadata_props, tensor.metadata_props)
-    if isinstance(tensor, Variable) and tensor.type_proto is not None:
-        info.type.CopyFrom(tensor.type_proto)
+    if tensor.metadata_props:
+        write_props(info.metadata_props, tensor.metadata_props)
+    declared = tensor.type_proto if isinstance(tensor, Variable) else None
+    dtype, shape = tensor.dtype, tensor.shape
+    if declared is not None:
+        info.type.CopyFrom(declared)
         if not info.type.HasField("tensor_type"):
-            return info
-    if tensor.dtype is not None or tensor.shape is not None:
-        info.type.tensor_type.SetInParent()
-    if tensor.dtype is not None:
-        info.type.tensor_type.elem_type = element_type(tensor.dtype)
-    if info.type.HasField("tensor_type"):
+            return
         info.type.tensor_type.ClearField("shape")
-    if tensor.shape is not None:
-        _write_shape(info.type.tensor_type, list(tensor.shape))
-        for dim, denotation in zip(info.type.tensor_type.shape.dim, getattr(tensor, "denotations", ()), strict=False):
+    if dtype is None and shape is None:
+        return
+    kind = info.type.tensor_type
+    kind.SetInParent()
+    if dtype is not None:
+        kind.elem_type = element_type(dtype)
+    if shape is not None:
+        _write_shape(kind.shape, shape)
+        for dim, denotation in zip(kind.shape.dim, getattr(tensor, "denotations", ()), strict=False):
             dim.denotation = denotation
-    return info
 
 
 def element_type(dtype: Any) -> int:
     """The TensorProto element type of a numpy dtype, or of a TensorProto enum value itself."""
-    if isinstance(dtype, int):
-        return dtype
-    return int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+    return dtype if isinstance(dtype, int) else _element_type(np.dtype(dtype))
+
+
+@functools.cache
+def _element_type(dtype: np.dtype[Any]) -> int:
+    return int(onnx.helper.np_dtype_to_tensor_dtype(dtype))
 
 
 def write_props(target: Any, props: Mapping[str, str]) -> None:
@@ -158,10 +179,10 @@ def write_props(target: Any, props: Mapping[str, str]) -> None:
         target.add(key=key, value=value)
 
 
-def _write_shape(tensor_type: onnx.TypeProto.Tensor, shape: Shape) -> None:
-    tensor_type.shape.SetInParent()
+def _write_shape(proto: onnx.TensorShapeProto, shape: Sequence[Dim]) -> None:
+    proto.SetInParent()
     for extent in shape:
-        dim = tensor_type.shape.dim.add()
+        dim = proto.dim.add()
         if isinstance(extent, str):
             dim.dim_param = extent
         elif extent is not None and extent >= 0:
@@ -200,13 +221,19 @@ def _declared_type(node: Node, name: str) -> int | None:
     """The attribute's type as the file said it, else as the operator's schema says it."""
     if name in node.attr_types:
         return node.attr_types[name]
-    if not onnx.defs.has(node.op, node.domain or ""):
-        return None
-    declared = onnx.defs.get_schema(node.op, node.domain or "").attributes.get(name)
-    return None if declared is None else int(AttributeProto.AttributeType.Value(str(declared.type).rpartition(".")[2]))
+    return _schema_types(node.op, node.domain or "").get(name)
 
 
-def _plain_attribute(node: Node, name: str, value: Any) -> AttributeProto:
+@functools.cache
+def _schema_types(op: str, domain: str) -> Mapping[str, int]:
+    """The types of an operator's attributes, in the newest version that is known here."""
+    if not onnx.defs.has(op, domain):
+        return {}
+    declared = onnx.defs.get_schema(op, domain).attributes
+    return {n: int(AttributeProto.AttributeType.Value(str(a.type).rpartition(".")[2])) for n, a in declared.items()}
+
+
+def _plain_attribute(node: Node, name: str, value: Any, proto: AttributeProto) -> None:
     kind = _declared_type(node, name)
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
@@ -216,8 +243,9 @@ def _plain_attribute(node: Node, name: str, value: Any) -> AttributeProto:
                 f"node {node.name!r} ({node.op}): the type of the empty attribute {name!r} is unknown; "
                 "set node.attr_types"
             )
-        return onnx.helper.make_attribute(name, int(value) if isinstance(value, bool) else value)
-    proto = AttributeProto(name=name)
+        proto.CopyFrom(onnx.helper.make_attribute(name, int(value) if isinstance(value, bool) else value))
+        return
+    proto.name = name
     proto.type = kind  # type: ignore[assignment]
     try:
         _assign(proto, kind, value)
@@ -226,7 +254,6 @@ def _plain_attribute(node: Node, name: str, value: Any) -> AttributeProto:
             f"node {node.name!r} ({node.op}): attribute {name!r} cannot be {value!r}; "
             f"it must be of type {AttributeProto.AttributeType.Name(kind)}"
         ) from error
-    return proto
 
 
 def _assign(proto: AttributeProto, kind: int, value: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import onnx
 from google.protobuf.message import Message  # type: ignore[import-untyped]
@@ -16,6 +16,7 @@ from graphopt.ir import Constant, Node, RawAttribute, Shape, Tensor, Variable, e
 from graphopt.storage import SparseTensor, StoredTensor
 
 Store: TypeAlias = "Callable[[TensorProto], StoredTensor]"
+MessageT = TypeVar("MessageT", bound=Message)
 _Scope: TypeAlias = "dict[str, Tensor]"
 
 _RAW = {
@@ -50,7 +51,7 @@ class GraphImporter:
         graph.opsets = self._opsets
         graph.share_names(self._names, self._ids)
         graph.metadata_props = props(proto.metadata_props)
-        graph.quantization_annotation = list(proto.quantization_annotation)
+        graph.quantization_annotation = copies(proto.quantization_annotation)
         self._declare(proto, scope, graph)
         scopes = (*outer, scope)
         graph.nodes = [self._node(node, scopes) for node in proto.node]
@@ -63,7 +64,7 @@ class GraphImporter:
             self._add(scope, self._initializer(tensor), f"initializer {tensor.name!r}")
         for sparse in proto.sparse_initializer:
             name = sparse.values.name
-            self._add(scope, Constant(name, SparseTensor(sparse)), f"sparse initializer {name!r}")
+            self._add(scope, Constant(name, SparseTensor(copies([sparse])[0])), f"sparse initializer {name!r}")
         constants = [t for t in scope.values() if isinstance(t, Constant)]
         listed: set[str] = set()
         for info in proto.input:
@@ -139,7 +140,7 @@ class GraphImporter:
     def _attribute(self, proto: AttributeProto, scopes: tuple[_Scope, ...], where: str) -> Any:
         require_text(proto, where, "name", "doc_string")
         if proto.type in _RAW or proto.ref_attr_name or proto.doc_string:
-            return RawAttribute(proto)
+            return RawAttribute(copies([proto])[0])
         match proto.type:
             case AttributeProto.FLOAT:
                 return proto.f
@@ -197,9 +198,9 @@ def _fill(variable: Variable, info: onnx.ValueInfoProto) -> None:
         if any(denotations):
             variable.denotations = denotations
         if info.type.denotation:
-            variable.type_proto = info.type
+            variable.type_proto = copies([info.type])[0]
     elif kind is not None:
-        variable.type_proto = info.type
+        variable.type_proto = copies([info.type])[0]
 
 
 def read_shape(proto: onnx.TensorShapeProto) -> Shape:
@@ -207,6 +208,16 @@ def read_shape(proto: onnx.TensorShapeProto) -> Shape:
     if not all(isinstance(d.dim_param, str) for d in proto.dim):
         raise InvalidModelError(f"a symbolic extent is not UTF-8 text: {proto}")
     return [d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in proto.dim]
+
+
+def copies(messages: Iterable[MessageT]) -> list[MessageT]:
+    """Messages of their own: what a graph keeps must not change when somebody changes the proto that it came from."""
+    made = []
+    for message in messages:
+        copy = type(message)()
+        copy.CopyFrom(message)
+        made.append(copy)
+    return made
 
 
 def _text(data: bytes) -> str | bytes:

@@ -12,7 +12,7 @@ from onnx import TensorProto
 from graphopt.errors import InvalidModelError
 from graphopt.serde.exporter import Weights
 from graphopt.serde.external import region_of
-from graphopt.serde.wire import detach
+from graphopt.serde.wire import MIN_DETACHED, detach
 from graphopt.storage import FileRegion, MemoryRegion, Region, StoredTensor, tensor_bytes
 
 
@@ -42,7 +42,7 @@ class FileStore:
         if tensor.data_location != TensorProto.EXTERNAL:
             _check_inline(tensor)
             return StoredTensor(tensor)
-        if len(tensor.external_data) and tensor.external_data[-1].key == self._marker:
+        if self._marker and len(tensor.external_data) and tensor.external_data[-1].key == self._marker:
             region = self._regions[int(tensor.external_data[-1].value)]
             del tensor.external_data[-1]
             tensor.ClearField("data_location")
@@ -53,6 +53,43 @@ class FileStore:
         del tensor.external_data[:]
         tensor.ClearField("data_location")
         return StoredTensor(tensor, region)
+
+
+class ProtoStore:
+    """Takes the bytes out of the tensors of a caller's proto, which is neither changed nor kept."""
+
+    def __init__(self, base: Path | None) -> None:
+        self._files = FileStore("", [], base)
+
+    @property
+    def external(self) -> bool:
+        """Whether a tensor lay outside the proto."""
+        return self._files.external
+
+    def __call__(self, tensor: TensorProto) -> StoredTensor:
+        """The stored tensor.
+
+        Raises:
+            InvalidModelError: the number of bytes does not fit the declared shape and type.
+        """
+        if _is_large(tensor):
+            raw = tensor.raw_data
+            _check_size(tensor, len(raw))
+            small = TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
+            small.metadata_props.extend(tensor.metadata_props)
+            if tensor.doc_string:
+                small.doc_string = tensor.doc_string
+            return StoredTensor(small, MemoryRegion(raw, 0, len(raw)))
+        own = TensorProto()
+        own.CopyFrom(tensor)
+        return self._files(own)
+
+
+def _is_large(tensor: TensorProto) -> bool:
+    """Whether the tensor holds its bytes itself, as raw data that is worth keeping apart."""
+    if not tensor.HasField("raw_data") or tensor.data_location == TensorProto.EXTERNAL or tensor.HasField("segment"):
+        return False
+    return isinstance(tensor.name, str) and tensor_bytes(tensor) >= MIN_DETACHED
 
 
 class SharedStore:

@@ -18,6 +18,7 @@ from onnx import TensorProto
 from graphopt.errors import UsageError
 from graphopt.serde.exporter import Source, Weights
 from graphopt.serde.wire import Blob, Piece, attach
+from graphopt.storage import MemoryRegion
 
 PROTOBUF_LIMIT = (1 << 31) - 1
 _ALIGN = 4096
@@ -38,6 +39,29 @@ def serialize(proto: onnx.ModelProto, weights: Weights) -> bytes:
     if size >= PROTOBUF_LIMIT:
         raise UsageError(f"the model takes {size:,} bytes, more than one protobuf message can hold; save it external")
     return b"".join(chunk for piece in pieces for chunk in _chunks(piece, weights))
+
+
+def fill(proto: onnx.ModelProto, weights: Weights) -> None:
+    """Put the bytes of the weights into ``proto``, where its markers are.
+
+    Raises:
+        UsageError: over protobuf's 2 GB.
+    """
+    size = sum(weights.lengths())
+    if size >= PROTOBUF_LIMIT:
+        raise UsageError(f"the weights take {size:,} bytes, more than one protobuf message can hold; save the model")
+    for tensor in _tensors(proto.graph):
+        if tensor.data_location == TensorProto.EXTERNAL and tensor.external_data[-1].key == weights.marker:
+            source = weights.sources[int(tensor.external_data[-1].value)]
+            del tensor.external_data[:]
+            tensor.ClearField("data_location")
+            tensor.raw_data = _whole(source)
+
+
+def _whole(source: Source) -> bytes:
+    if isinstance(source, MemoryRegion) and source.offset == 0 and source.length == len(source.buffer):
+        return source.buffer
+    return b"".join(_source_chunks(source))
 
 
 def stub(proto: onnx.ModelProto, weights: Weights) -> onnx.ModelProto:
