@@ -102,7 +102,15 @@ class Graph(gs.Graph):  # type: ignore[misc]
         while stack:
             graph = stack.pop()
             yield graph
-            stack.extend(sub for node in reversed(graph.nodes) for sub in subgraphs(node))
+            stack.extend(
+                [
+                    value
+                    for node in reversed(graph.nodes)
+                    if node.attrs
+                    for value in node.attrs.values()
+                    if isinstance(value, gs.Graph)
+                ]
+            )
 
     def walk(self) -> Iterator[Node]:
         """All nodes, those of nested graphs included."""

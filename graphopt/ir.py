@@ -8,7 +8,7 @@ has its own. They carry what graphsurgeon drops: doc strings, metadata, denotati
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
+from onnx_graphsurgeon.util.misc import SynchronizedList
 
 from graphopt.errors import GraphoptError
 
@@ -32,6 +33,7 @@ Shape: TypeAlias = list[Dim]
 Tensor: TypeAlias = "Variable | Constant"
 
 UNSET_ID = -1
+_LISTS = ("inputs", "outputs")
 _EMPTY: Mapping[str, str] = MappingProxyType({})
 
 
@@ -60,6 +62,24 @@ class Node(gs.Node):  # type: ignore[misc]
     overload: str = ""
     metadata_props: Mapping[str, str] = _EMPTY
     attr_types: Mapping[str, int] = MappingProxyType({})
+
+    def __init__(
+        self,
+        op: str,
+        name: str | None = None,
+        attrs: dict[str, Any] | None = None,
+        inputs: Sequence[Tensor] | None = None,
+        outputs: Sequence[Tensor] | None = None,
+        domain: str | None = None,
+    ) -> None:
+        fields = self.__dict__
+        fields["op"], fields["name"], fields["domain"] = op, name or "", domain
+        fields["attrs"] = {} if attrs is None else attrs
+        fields["inputs"] = _linked(self, "outputs", inputs)
+        fields["outputs"] = _linked(self, "inputs", outputs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        _set(self, name, value)
 
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -94,6 +114,20 @@ class Variable(gs.Variable):  # type: ignore[misc]
     type_proto: onnx.TypeProto | None = None
     denotations: Sequence[str] = ()
     default: StoredTensor | None = None
+
+    def __init__(
+        self,
+        name: str,
+        dtype: np.dtype[Any] | None = None,
+        shape: Shape | None = None,
+        type: str = "tensor_type",
+    ) -> None:
+        fields = self.__dict__
+        fields["name"], fields["dtype"], fields["shape"], fields["type"] = name, dtype, shape, type
+        fields["inputs"], fields["outputs"] = _linked(self, "outputs", None), _linked(self, "inputs", None)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        _set(self, name, value)
 
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -168,6 +202,28 @@ class Constant(gs.Constant):  # type: ignore[misc]
         return f"<Constant {self.name}: {self.dtype}{list(self.shape)}>"
 
 
+def _linked(owner: Node | Tensor, field: str, items: Iterable[Any] | None) -> SynchronizedList:
+    """A synchronised list as graphsurgeon's constructors make them, in fewer steps."""
+    made = SynchronizedList.__new__(SynchronizedList)
+    made.parent_obj, made.field_name = owner, field
+    if items:
+        list.extend(made, items)
+        for item in made:
+            list.append(getattr(item, field), owner)
+    return made
+
+
+def _set(item: Node | Tensor, name: str, value: Any) -> None:
+    """As graphsurgeon sets attributes: the contents of ``inputs`` and ``outputs`` are replaced, not the lists."""
+    if name in _LISTS:
+        held = getattr(item, name)
+        if held is not value:
+            held.clear()
+            held.extend(value)
+    else:
+        object.__setattr__(item, name, value)
+
+
 def empty() -> Variable:
     """A tensor that stands for an omitted optional input or output."""
     return Variable("")
@@ -203,6 +259,8 @@ def constant_node(tensor: Tensor) -> Node | None:
 
 def subgraphs(node: Node) -> list[Graph]:
     """The graphs that a node holds as attributes."""
+    if not node.attrs:
+        return []
     return [v for v in node.attrs.values() if isinstance(v, gs.Graph)]
 
 

@@ -22,10 +22,10 @@ def sorted_nodes(graph: Graph) -> list[Node]:
     Raises:
         InvalidModelError: the nodes form a cycle; the message names some of its nodes.
     """
+    if _is_sorted(graph):
+        return graph.nodes
     position = {id(n): i for i, n in enumerate(graph.nodes)}
     sources = [{position[id(p)] for t in captured(n) for p in t.inputs if id(p) in position} for n in graph.nodes]
-    if all(max(before, default=-1) < i for i, before in enumerate(sources)):
-        return graph.nodes
     users: list[list[int]] = [[] for _ in graph.nodes]
     waiting = [len(before) for before in sources]
     for index, before in enumerate(sources):
@@ -45,6 +45,16 @@ def sorted_nodes(graph: Graph) -> list[Node]:
         names = ", ".join(repr(n.name or n.op) for n in stuck[:5])
         raise InvalidModelError(f"the graph {graph.name!r} has a cycle through {names}")
     return [graph.nodes[i] for i in order]
+
+
+def _is_sorted(graph: Graph) -> bool:
+    later = set(graph.nodes)
+    for node in graph.nodes:
+        for tensor in captured(node) if node.attrs and subgraphs(node) else node.inputs:
+            if tensor.inputs and not later.isdisjoint(tensor.inputs):
+                return False
+        later.discard(node)
+    return True
 
 
 def captured(node: Node) -> Iterator[Tensor]:

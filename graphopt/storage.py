@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ class StoredTensor(LazyValues):  # type: ignore[misc]
         self.tensor = proto
         self.source = source
         self.shape = tuple(proto.dims)
-        self.dtype: np.dtype[Any] = onnx.helper.tensor_dtype_to_np_dtype(proto.data_type)
+        self.dtype = numpy_type(proto.data_type)
         self.nbytes = tensor_bytes(proto)
         self._array: Array | None = source if isinstance(source, np.ndarray) else None
 
@@ -152,6 +153,13 @@ class SparseTensor(LazyValues):  # type: ignore[misc]
         return self._array
 
 
+@functools.cache
+def numpy_type(kind: int) -> np.dtype[Any]:
+    """The numpy type of a TensorProto element type."""
+    dtype: np.dtype[Any] = onnx.helper.tensor_dtype_to_np_dtype(kind)
+    return dtype
+
+
 def tensor_bytes(proto: TensorProto) -> int:
     """Bytes that the declared shape and type take when stored raw (strings: 0, they have no fixed size)."""
     count = 1
@@ -165,6 +173,6 @@ def tensor_bytes(proto: TensorProto) -> int:
     if proto.data_type == TensorProto.STRING:
         return 0
     try:
-        return count * int(onnx.helper.tensor_dtype_to_np_dtype(proto.data_type).itemsize)
+        return count * int(numpy_type(proto.data_type).itemsize)
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidModelError(f"tensor {proto.name!r} has the unknown data type {proto.data_type}") from error

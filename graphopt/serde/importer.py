@@ -13,7 +13,7 @@ from onnx import AttributeProto, TensorProto
 from graphopt.errors import InvalidModelError, UnsupportedError
 from graphopt.graph import Graph, Opsets
 from graphopt.ir import Constant, Node, RawAttribute, Shape, Tensor, Variable, empty
-from graphopt.storage import SparseTensor, StoredTensor
+from graphopt.storage import SparseTensor, StoredTensor, numpy_type
 
 Store: TypeAlias = "Callable[[TensorProto], StoredTensor]"
 MessageT = TypeVar("MessageT", bound=Message)
@@ -61,10 +61,10 @@ class GraphImporter:
 
     def _declare(self, proto: onnx.GraphProto, scope: _Scope, graph: Graph) -> None:
         for tensor in proto.initializer:
-            self._add(scope, self._initializer(tensor), f"initializer {tensor.name!r}")
+            self._add(scope, self._initializer(tensor), "initializer", tensor)
         for sparse in proto.sparse_initializer:
             name = sparse.values.name
-            self._add(scope, Constant(name, SparseTensor(copies([sparse])[0])), f"sparse initializer {name!r}")
+            self._add(scope, Constant(name, SparseTensor(copies([sparse])[0])), "sparse initializer", sparse.values)
         constants = [t for t in scope.values() if isinstance(t, Constant)]
         listed: set[str] = set()
         for info in proto.input:
@@ -76,7 +76,7 @@ class GraphImporter:
         for node in proto.node:
             for name in node.output:
                 if name:
-                    self._add(scope, Variable(name), f"output {name!r} of node {node.name or node.op_type!r}")
+                    self._add(scope, Variable(name), f"output {name!r} of", node)
 
     def _input(self, info: onnx.ValueInfoProto, scope: _Scope) -> Tensor:
         known = scope.get(info.name)
@@ -92,23 +92,24 @@ class GraphImporter:
             scope[info.name] = variable
             variable.id = next(self._ids)
         else:
-            self._add(scope, variable, f"graph input {info.name!r}")
+            self._add(scope, variable, "graph input", info)
         return variable
 
     def _output(self, info: onnx.ValueInfoProto, scopes: tuple[_Scope, ...]) -> Tensor:
-        tensor = _lookup(info.name, scopes, f"graph output {info.name!r}")
+        tensor = _lookup(info.name, scopes, "graph output", info)
         if isinstance(tensor, Variable):
             _fill(tensor, info)
         return tensor
 
-    def _add(self, scope: _Scope, tensor: Tensor, what: str) -> None:
-        if not isinstance(tensor.name, str):
-            raise InvalidModelError(f"{what} has a name that is not UTF-8 text")
-        if tensor.name in scope:
-            raise InvalidModelError(f"{what} reuses a name: two values are called {tensor.name!r}")
+    def _add(self, scope: _Scope, tensor: Tensor, what: str, proto: Message) -> None:
+        name = tensor.name
+        if not isinstance(name, str):
+            raise InvalidModelError(f"{what} {_where(proto)} has a name that is not UTF-8 text")
+        if name in scope:
+            raise InvalidModelError(f"{what} {_where(proto)} reuses a name: two values are called {name!r}")
         tensor.id = next(self._ids)
-        self._names[tensor.name] = 0
-        scope[tensor.name] = tensor
+        self._names[name] = 0
+        scope[name] = tensor
 
     def _initializer(self, tensor: TensorProto) -> Constant:
         if not tensor.name:
@@ -119,57 +120,73 @@ class GraphImporter:
         return constant
 
     def _node(self, proto: onnx.NodeProto, scopes: tuple[_Scope, ...]) -> Node:
-        where = f"node {proto.name or proto.op_type!r} ({proto.op_type})"
-        require_text(proto, where, "op_type", "domain", "name", "doc_string", "overload")
-        inputs = [_lookup(name, scopes, where) if name else empty() for name in proto.input]
+        texts = op, domain, label, doc, overload = (
+            proto.op_type,
+            proto.domain,
+            proto.name,
+            proto.doc_string,
+            proto.overload,
+        )
+        if not all(type(text) is str for text in texts):
+            require_text(proto, _where(proto), "op_type", "domain", "name", "doc_string", "overload")
+        inputs = [_lookup(name, scopes, "", proto) if name else empty() for name in proto.input]
         outputs = [scopes[-1][name] if name else empty() for name in proto.output]
-        attrs = {a.name: self._attribute(a, scopes, where) for a in proto.attribute}
-        domain = "" if proto.domain == "ai.onnx" else proto.domain
-        node = Node(proto.op_type, proto.name, attrs, inputs, outputs, domain)
+        types = {a.name: a.type for a in proto.attribute}
+        attrs = {a.name: self._attribute(a, scopes, proto) for a in proto.attribute}
+        node = Node(op, label, attrs, inputs, outputs, "" if domain == "ai.onnx" else domain)
         node.id = next(self._ids)
-        self._names.setdefault(proto.name, 0)
-        node.attr_types = {a.name: a.type for a in proto.attribute}
-        if proto.doc_string:
-            node.doc_string = proto.doc_string
-        if proto.overload:
-            node.overload = proto.overload
+        self._names.setdefault(label, 0)
+        node.attr_types = types
+        if doc:
+            node.doc_string = doc
+        if overload:
+            node.overload = overload
         if proto.metadata_props:
             node.metadata_props = props(proto.metadata_props)
         return node
 
-    def _attribute(self, proto: AttributeProto, scopes: tuple[_Scope, ...], where: str) -> Any:
-        require_text(proto, where, "name", "doc_string")
-        if proto.type in _RAW or proto.ref_attr_name or proto.doc_string:
+    def _attribute(self, proto: AttributeProto, scopes: tuple[_Scope, ...], node: onnx.NodeProto) -> Any:
+        name, kind, doc = proto.name, proto.type, proto.doc_string
+        if type(name) is not str or type(doc) is not str:
+            require_text(proto, _where(node), "name", "doc_string")
+        if kind in _RAW or proto.ref_attr_name or doc:
             return RawAttribute(copies([proto])[0])
-        match proto.type:
-            case AttributeProto.FLOAT:
-                return proto.f
-            case AttributeProto.INT:
-                return proto.i
-            case AttributeProto.STRING:
-                return _text(proto.s)
-            case AttributeProto.FLOATS:
-                return list(proto.floats)
-            case AttributeProto.INTS:
-                return list(proto.ints)
-            case AttributeProto.STRINGS:
-                return [_text(s) for s in proto.strings]
-            case AttributeProto.TENSOR:
-                return Constant(proto.t.name or proto.name, self._store(proto.t))
-            case AttributeProto.GRAPH:
-                return self.read(proto.g, scopes)
-            case AttributeProto.GRAPHS:
-                raise UnsupportedError(
-                    f"{where}: attribute {proto.name!r} is a list of graphs, which graphopt cannot keep"
-                )
-        raise InvalidModelError(f"{where}: attribute {proto.name!r} has the unknown type {proto.type}")
+        read = _READERS.get(kind)
+        if read is not None:
+            return read(proto)
+        if kind == AttributeProto.TENSOR:
+            return Constant(proto.t.name or name, self._store(proto.t))
+        if kind == AttributeProto.GRAPH:
+            return self.read(proto.g, scopes)
+        where = _where(node)
+        if kind == AttributeProto.GRAPHS:
+            raise UnsupportedError(f"{where}: attribute {name!r} is a list of graphs, which graphopt cannot keep")
+        raise InvalidModelError(f"{where}: attribute {name!r} has the unknown type {kind}")
 
 
-def _lookup(name: str, scopes: tuple[_Scope, ...], where: str) -> Tensor:
+_READERS: dict[int, Callable[[AttributeProto], Any]] = {
+    AttributeProto.FLOAT: lambda proto: proto.f,
+    AttributeProto.INT: lambda proto: proto.i,
+    AttributeProto.STRING: lambda proto: _text(proto.s),
+    AttributeProto.FLOATS: lambda proto: list(proto.floats),
+    AttributeProto.INTS: lambda proto: list(proto.ints),
+    AttributeProto.STRINGS: lambda proto: [_text(s) for s in proto.strings],
+}
+
+
+def _lookup(name: str, scopes: tuple[_Scope, ...], what: str, proto: Message) -> Tensor:
     for scope in reversed(scopes):
-        if name in scope:
-            return scope[name]
-    raise InvalidModelError(f"{where} reads {name!r}, which nothing produces")
+        found = scope.get(name)
+        if found is not None:
+            return found
+    raise InvalidModelError(f"{what} {_where(proto)} reads {name!r}, which nothing produces".lstrip())
+
+
+def _where(proto: Message) -> str:
+    """What to call a node or value in a message."""
+    if isinstance(proto, onnx.NodeProto):
+        return f"node {proto.name or proto.op_type!r} ({proto.op_type})"
+    return repr(proto.name)
 
 
 def _describe(infos: Iterable[onnx.ValueInfoProto], scope: _Scope) -> None:
@@ -183,20 +200,24 @@ def _describe(infos: Iterable[onnx.ValueInfoProto], scope: _Scope) -> None:
 
 
 def _fill(variable: Variable, info: onnx.ValueInfoProto) -> None:
-    require_text(info, f"value {variable.name!r}", "doc_string")
-    if info.doc_string:
-        variable.doc_string = info.doc_string
+    doc = info.doc_string
+    if doc:
+        require_text(info, f"value {variable.name!r}", "doc_string")
+        variable.doc_string = doc
     if info.metadata_props:
         variable.metadata_props = props(info.metadata_props)
     kind = info.type.WhichOneof("value")
     if kind == "tensor_type":
         tensor = info.type.tensor_type
         if tensor.elem_type:
-            variable.dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-        variable.shape = read_shape(tensor.shape) if tensor.HasField("shape") else None
-        denotations = [d.denotation for d in tensor.shape.dim]
-        if any(denotations):
-            variable.denotations = denotations
+            variable.dtype = numpy_type(tensor.elem_type)
+        variable.shape = None
+        if tensor.HasField("shape"):
+            dims = list(tensor.shape.dim)
+            variable.shape = _extents(dims, tensor.shape)
+            denotations = [d.denotation for d in dims]
+            if any(denotations):
+                variable.denotations = denotations
         if info.type.denotation:
             variable.type_proto = copies([info.type])[0]
     elif kind is not None:
@@ -205,9 +226,14 @@ def _fill(variable: Variable, info: onnx.ValueInfoProto) -> None:
 
 def read_shape(proto: onnx.TensorShapeProto) -> Shape:
     """Extents of a shape proto: int, symbolic name, or None where nothing is said."""
-    if not all(isinstance(d.dim_param, str) for d in proto.dim):
+    return _extents(proto.dim, proto)
+
+
+def _extents(dims: Iterable[onnx.TensorShapeProto.Dimension], proto: onnx.TensorShapeProto) -> Shape:
+    shape: Shape = [d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in dims]
+    if any(isinstance(extent, bytes) for extent in shape):
         raise InvalidModelError(f"a symbolic extent is not UTF-8 text: {proto}")
-    return [d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in proto.dim]
+    return shape
 
 
 def copies(messages: Iterable[MessageT]) -> list[MessageT]:

@@ -135,7 +135,7 @@ class Interpreter:
 
     def _renew(self, graph: Graph, stale: set[Node]) -> None:
         for node in graph.nodes:
-            for sub in subgraphs(node):
+            for sub in subgraphs(node) if node.attrs else ():
                 self._renew(sub, stale)
             if node not in stale:
                 continue
