@@ -140,6 +140,7 @@ class Target:
         scale_rank: rank of a per-tensor scale and zero point.
         types: flavours that ``types=`` may choose, activation and weight.
         no_int8: why there is no int8 at all; "" when there is.
+        dynamic: operators with a kernel that quantizes its input as it runs.
     """
 
     name: str
@@ -161,6 +162,7 @@ class Target:
     scale_rank: int = 0
     types: tuple[tuple[str, str], ...] = ()
     no_int8: str = ""
+    dynamic: tuple[str, ...] = ()
 
     def rule(self, op: str) -> OpRule | None:
         """The rule of an ``ai.onnx`` operator, or None when it has no low-precision kernel here."""

@@ -51,6 +51,7 @@ ORT_CPU = Target(
     profile="ort-cpu.json",
     reduced_without="vnni",
     types=(("uint8", "int8"), ("int8", "int8"), ("uint8", "uint8"), ("uint8", "int4"), ("int8", "int4")),
+    dynamic=("MatMul", "Gemm", "LSTM"),
 )
 
 OPENVINO = Target(

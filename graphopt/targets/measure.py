@@ -26,6 +26,8 @@ _STEM_KERNELS = (3, 7)
 _STEM_CHANNELS = (16, 32, 64)
 _ROWS = (1, 16, 128, 512)
 _WIDTHS = (64, 256, 1024)
+_LSTM_STEPS = 32
+_LSTM_WIDTHS = (16, 32, 64, 128, 256, 512)
 _POINTWISE = ("Add", "Mul")
 _UNARY = ("Sigmoid", "HardSwish", "HardSigmoid", "LeakyRelu", "Tanh", "GlobalAveragePool", "Transpose", "Concat")
 _POOLS = ("AveragePool", "MaxPool")
@@ -64,7 +66,8 @@ class _Builder:
             [value(self.last, TensorProto.FLOAT, None)],
             weights,
         )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+        opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
         return bytes(model.SerializeToString())
 
 
@@ -113,6 +116,27 @@ def _matmul_chain(rows: int, width: int, quantized: bool) -> bytes:
         source = b.quantize(b.last, zero=128) if quantized else b.last
         w = _weight(b, rng.standard_normal((width, width)).astype(np.float32) * 0.05, 1, quantized)
         b.last = b.node("MatMul", [source, w])
+    return b.build()
+
+
+def _lstm_chain(width: int, quantized: bool) -> bytes:
+    """LSTMs of one direction and one sample, each in float or as DynamicQuantizeLSTM."""
+    rng = np.random.default_rng(0)
+    b = _Builder((_LSTM_STEPS, 1, width))
+    axes = b.weight("axes", np.array([1], np.int64))
+    for index in range(_CHAIN):
+        gates = [(rng.standard_normal((1, 4 * width, width)) / width**0.5).astype(np.float32) for _ in range(2)]
+        if quantized:
+            stored = [np.clip(np.rint(g.transpose(0, 2, 1) * 50), -127, 127).astype(np.int8) for g in gates]
+            names = [b.weight(f"{n}{index}", v) for n, v in zip("wr", stored, strict=True)]
+            scale = b.weight("scale", np.full((1, 4 * width), 0.02, np.float32))
+            zero = b.weight("zero", np.zeros((1, 4 * width), np.int8))
+            inputs = [b.last, *names, *[""] * 5, scale, zero, scale, zero]
+            made = b.node("DynamicQuantizeLSTM", inputs, hidden_size=width, domain="com.microsoft")
+        else:
+            names = [b.weight(f"{n}{index}", v) for n, v in zip("wr", gates, strict=True)]
+            made = b.node("LSTM", [b.last, *names], hidden_size=width)
+        b.last = b.node("Squeeze", [made, axes])
     return b.build()
 
 
@@ -261,6 +285,9 @@ def measure_ort_cpu(rounds: int = 9) -> dict[str, Any]:
         for width in _WIDTHS:
             times = _times_us([_matmul_chain(rows, width, q) for q in (False, True)], rounds)
             record(f"matmul{rows}", width, rows * width**2, times)
+    for width in _LSTM_WIDTHS:
+        times = _times_us([_lstm_chain(width, q) for q in (False, True)], rounds)
+        record("lstm", width, 8 * _LSTM_STEPS * width**2, times)
     elements = _elements(rounds)
     elements |= _borders(rounds)
     cpu = cpu_info()

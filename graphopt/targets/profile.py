@@ -46,9 +46,14 @@ class Profile:
 
     def macs_us(self, layer: str, precision: Precision, channels: float, macs: float) -> float:
         """Microseconds for ``macs`` multiply-accumulates in a layer class (``conv3x3``, ``conv1x1``, ``depthwise``,
-        ``matmul1``, ``matmul16``, ``matmul128``, ``matmul512``); ``channels`` is the geometric mean of its widths.
+        ``matmul1``, ``matmul16``, ``matmul128``, ``matmul512``, ``lstm``); ``channels`` is the geometric mean of its
+        widths, for ``lstm`` the hidden size.
         """
         return self.node_us[precision] + macs / interpolate(self.rates[f"{layer}/{precision}"], channels)
+
+    def knows(self, layer: str) -> bool:
+        """Whether the layer class was measured; profiles made by older versions lack some."""
+        return f"{layer}/int8" in self.rates and f"{layer}/float32" in self.rates
 
     def elements_us(self, op: str, precision: Precision, elements: float) -> float:
         """Microseconds for an operator that touches ``elements`` values once."""
