@@ -13,7 +13,14 @@ from graphopt.pipeline.context import Context
 from graphopt.pipeline.values import Pattern
 from graphopt.targets.base import Target
 from graphopt.targets.profile import Profile, load_profile
-from graphopt.transforms.dynamic import DynamicLayer, DynamicQuantizer, find_layers, gain_us, shares_input
+from graphopt.transforms.dynamic import (
+    RECURRENT,
+    DynamicLayer,
+    DynamicQuantizer,
+    find_layers,
+    gain_us,
+    shares_input,
+)
 from graphopt.transforms.qdq_sensitivity import measured_sqnr
 
 
@@ -78,6 +85,8 @@ class _Choice:
 
     def worth(self, target: Target, profile: Profile | None) -> list[int]:
         """The layers that the target can run and the profile shows faster."""
+        if self.config.recurrent_only and not any(n.op in RECURRENT for n in self.model.graph.walk()):
+            return []
         facts = _facts(self.model, self.ctx.settings.data)
         found = find_layers(self.model, target, facts)
         self.layers = [x for x in found if x.recurrent or not self.config.recurrent_only]

@@ -256,3 +256,23 @@ def test_the_own_recurrent_model():
     result, _ = quantized(proto, "cleanup,quantize_dynamic", [{"x": calibration[i : i + 1]} for i in range(8)])
     assert [n.op_type for n in result.graph.node].count("DynamicQuantizeLSTM") == 2
     near(proto, result, {"x": calibration[100:164]}, 40.0)
+
+
+def test_quantize_uses_the_integer_lstm():
+    calibration = np.load(MODELS / "data" / "fashion_mnist_calib.npz")["x"]
+    proto = onnx.load(MODELS / "recurrent.onnx")
+    result, said = quantized(proto, "quantize", [{"x": calibration[i : i + 1]} for i in range(16)])
+    assert said["/first/LSTM"].startswith("LSTM runs on integers")
+    near(proto, result, {"x": calibration[100:164]}, 30.0)
+
+
+def test_quantize_names_the_recurrent_nodes_it_leaves():
+    proto = lstm(op="GRU")
+    _, said = quantized(proto, "quantize", [x(12, 1, 64)] * 4)
+    assert "GRU left in float" in said["cell"]
+
+
+def test_quantize_leaves_an_lstm_that_would_be_too_noisy():
+    proto = lstm(hidden=128, given=128)
+    _, said = quantized(proto, "quantize:fidelity=70", [x(12, 1, 128)] * 4)
+    assert "alone it leaves" in said["cell"]
