@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 from graphopt.graph import Graph
 from graphopt.ir import Node, Tensor
 
+_CONTAINERS = (list, dict)
 _SHARED = {"opsets", "_names"}
 
 
@@ -72,7 +73,7 @@ def restore(root: Graph, snapshot: Snapshot) -> None:
 
 def _remember(item: Node | Tensor, into: dict[int, _Saved]) -> None:
     if id(item) not in into:
-        fields = _copied(vars(item))
+        fields = {k: _copy(v) if type(v) in _CONTAINERS else v for k, v in item.__dict__.items()}
         into[id(item)] = _Saved(item, type(item), fields, list(item.inputs), list(item.outputs))
 
 

@@ -40,6 +40,7 @@ class Cleanup(Composite[CleanupOptions]):
         return ",".join(
             [
                 "inline_functions",
+                "remove_dead",
                 "fold_shapes",
                 folding,
                 "fold_if",
@@ -51,6 +52,5 @@ class Cleanup(Composite[CleanupOptions]):
                 f"fold_batchnorm{kind}:keep_gelu={str(self.options.keep_gelu).lower()}",
                 f"fold_pad{kind}",
                 f"fuse_gemm{kind}",
-                "remove_dead",
             ]
         )

@@ -14,6 +14,7 @@ from graphopt.model import Model
 from graphopt.pipeline.context import Settings
 from graphopt.pipeline.passes import Guarantee
 from graphopt.pipeline.registry import AnyPass
+from graphopt.pipeline.rollback import Checkpoint
 from graphopt.pipeline.signature import Signature, difference, signature
 from graphopt.verifier import verify
 
@@ -33,6 +34,7 @@ class PassEvent:
         model: the model as it is now.
         settings: those of the run.
         limit: how many rewrites may still be applied, or None.
+        entered: the model as it was before the pass; None for a pass inside a composite.
     """
 
     index: int
@@ -42,6 +44,7 @@ class PassEvent:
     model: Model
     settings: Settings
     limit: int | None
+    entered: Checkpoint | None = None
 
 
 class Instrument:
@@ -63,12 +66,14 @@ class Verify(Instrument):
     """Checks the model after every pass that changed it.
 
     Links, names and order, the interface, the ONNX checker, and numerics if given. Passes inside a composite are
-    checked together, unless ``inner``. A model that the checker refused when it came in is not held to it afterwards.
+    checked together, unless ``inner``. A model that the checker refused when it came in is not held to it afterwards;
+    whether it did is looked up when it matters.
     """
 
     def __init__(self, numerics: Numerics | None = None, inner: bool = False) -> None:
         self._numerics = numerics
         self._inner = inner
+        self._entered: Checkpoint | None = None
         self._refused_before = ""
         self._before: list[Model] = []
         self._signature: Signature = ((), ())
@@ -76,7 +81,8 @@ class Verify(Instrument):
     def before_pass(self, event: PassEvent) -> None:
         """Keep what the comparison needs."""
         if event.index == 0 and event.depth == 0:
-            self._refused_before = checker_problem(event.model)
+            self._refused_before = ""
+            self._entered = event.entered
             self._before.clear()
         if event.depth == 0:
             self._signature = signature(event.model.graph)
@@ -93,15 +99,21 @@ class Verify(Instrument):
             return "unchanged"
         self._check_structure(event)
         evidence = ["structure"]
-        if self._refused_before:
-            evidence.append("checker skipped: it refused the input model")
-        elif problem := checker_problem(event.model):
-            raise PassError(f"the pass left a model that the ONNX checker refuses: {problem}")
-        else:
-            evidence.append("checker")
+        evidence.append(self._checked(event.model))
         if self._numerics is not None and before is not None:
             evidence.append(self._numerics(before, event.model, event.guarantee))
         return ", ".join(evidence)
+
+    def _checked(self, model: Model) -> str:
+        problem = "" if self._refused_before else checker_problem(model)
+        if problem and self._entered is not None:
+            self._refused_before = self._entered.look(checker_problem)
+        self._entered = None
+        if self._refused_before:
+            return "checker skipped: it refused the input model"
+        if problem:
+            raise PassError(f"the pass left a model that the ONNX checker refuses: {problem}")
+        return "checker"
 
     def on_failure(self, event: PassEvent, error: Exception) -> str:
         """Forget the kept models."""

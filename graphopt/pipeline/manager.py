@@ -139,7 +139,7 @@ class _Worker:
     def guarded(self, plan: Plan, index: int) -> PassResult:
         """Run a pass of the pipeline; put the model back if it fails or is interrupted."""
         checkpoint = Checkpoint(self._model, self._state)
-        event = self._event(plan, index, 0)
+        event = replace(self._event(plan, index, 0), entered=checkpoint)
         try:
             return self._watched(plan, event)
         except Exception as error:  # user code may raise anything; it is named and passed on

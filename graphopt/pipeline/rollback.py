@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
 
 from graphopt import snapshot
 from graphopt.model import Model
 from graphopt.pipeline.context import RunState
+
+T = TypeVar("T")
 
 
 class Checkpoint:
@@ -27,6 +30,16 @@ class Checkpoint:
         snapshot.restore(self._model.graph, self._graph)
         self._state.origins.restore(self._origins)
         self._state.analyses.keep(())
+
+
+    def look(self, at: Callable[[Model], T]) -> T:
+        """What ``at`` finds in the model as it was; the model is as before afterwards."""
+        now = Checkpoint(self._model, self._state)
+        self.restore()
+        try:
+            return at(self._model)
+        finally:
+            now.restore()
 
 
 def _copy(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias, TypeVar
@@ -38,7 +39,20 @@ class GraphImporter:
         self._ids = itertools.count()
         self._names: dict[str, int] = {}
 
-    def read(self, proto: onnx.GraphProto, outer: tuple[_Scope, ...] = ()) -> Graph:
+    def read(self, proto: onnx.GraphProto) -> Graph:
+        """The main graph of ``proto``, with everything nested in it.
+
+        Python's search for unreachable cycles is off meanwhile: nothing that is made here is garbage.
+        """
+        enabled = gc.isenabled()
+        gc.disable()
+        try:
+            return self._graph(proto)
+        finally:
+            if enabled:
+                gc.enable()
+
+    def _graph(self, proto: onnx.GraphProto, outer: tuple[_Scope, ...] = ()) -> Graph:
         """The graph of ``proto``; names not found in it are looked up in the ``outer`` scopes.
 
         Raises:
@@ -157,7 +171,7 @@ class GraphImporter:
         if kind == AttributeProto.TENSOR:
             return Constant(proto.t.name or name, self._store(proto.t))
         if kind == AttributeProto.GRAPH:
-            return self.read(proto.g, scopes)
+            return self._graph(proto.g, scopes)
         where = _where(node)
         if kind == AttributeProto.GRAPHS:
             raise UnsupportedError(f"{where}: attribute {name!r} is a list of graphs, which graphopt cannot keep")

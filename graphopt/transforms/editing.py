@@ -79,6 +79,7 @@ class Editor:
         self._removed: set[Node] = set()
         self._stale: set[Node] = set()
         self._edited = False
+        self._by_hand = False
         self._made: set[Node] = set()
         self._queue: deque[Node] = deque()
         self._waiting: set[Node] = set()
@@ -265,8 +266,8 @@ class Editor:
         self._requeue([node])
 
     def mark_edited(self) -> None:
-        """Say that the graph was changed without the editor; ``finish`` then puts it in order."""
-        self._edited = True
+        """Say that the graph was changed without the editor; ``finish`` then looks for what nothing needs any more."""
+        self._edited = self._by_hand = True
 
     def release(self, tensor: Tensor) -> None:
         """Remove what makes the tensor, when nothing reads it any more."""
@@ -292,9 +293,15 @@ class Editor:
     def finish(self) -> int:
         """Drop removed nodes and unread initializers, sort, bring the facts up to date; returns the rewrites' number."""
         if self._edited:
+            for node in self._made:
+                self.discard(node)
             for graph in self.root.graphs():
-                graph.nodes = [n for n in graph.nodes if n not in self._removed]
-            self.root.remove_dead()
+                if self._removed:
+                    graph.nodes = [n for n in graph.nodes if n not in self._removed]
+                ends = {*graph.inputs, *graph.outputs}
+                graph.initializers = [c for c in graph.initializers if c.outputs or c in ends]
+            if self._by_hand:
+                self.root.remove_dead()
             self.root.sort()
             self.facts.update(self._stale - self._removed)
             self.gate.report_change()

@@ -187,8 +187,49 @@ def _exact(compute: Callable[[Array, Array], Array]) -> Kernel:
     return kernel
 
 
+def _divided(node: Node, inputs: Sequence[Array], opset: int) -> Array | None:
+    """Division of floats, correctly rounded everywhere."""
+    if opset < 7 or len(inputs) != 2 or any(i.dtype not in (np.float32, np.float64) for i in inputs):
+        return None
+    with np.errstate(all="ignore"):
+        return np.asarray(inputs[0] / inputs[1])
+
+
+def _root(node: Node, inputs: Sequence[Array], opset: int) -> Array | None:
+    """The square root of what has one, correctly rounded everywhere."""
+    if inputs[0].dtype not in (np.float32, np.float64) or not np.all(inputs[0] >= 0):
+        return None
+    return np.asarray(np.sqrt(inputs[0]))
+
+
+def _where(node: Node, inputs: Sequence[Array], opset: int) -> Array | None:
+    return np.asarray(np.where(*inputs)) if inputs[1].dtype == inputs[2].dtype != object else None
+
+
+def _equal(node: Node, inputs: Sequence[Array], opset: int) -> Array | None:
+    same = inputs[0].dtype == inputs[1].dtype and inputs[0].dtype.kind in "biuf"
+    return np.asarray(inputs[0] == inputs[1]) if opset >= 7 and same else None
+
+
+def _not(node: Node, inputs: Sequence[Array], opset: int) -> Array | None:
+    return np.asarray(~inputs[0])
+
+
+def _scatter_nd(node: Node, inputs: Sequence[Array], opset: int) -> Array | None:
+    """Without a reduction; where indices repeat, the order is the runtime's."""
+    data, indices, updates = inputs
+    if node.attrs.get("reduction", "none") not in ("none", b"none") or data.dtype == object:
+        return None
+    flat = indices.reshape(-1, indices.shape[-1])
+    if len(np.unique(flat, axis=0)) < len(flat):
+        return None
+    made = data.copy()
+    made[tuple(np.moveaxis(indices, -1, 0))] = updates
+    return made
+
+
 def _cast(node: Node, inputs: Sequence[Array], opset: int) -> Array | None:
-    """Only casts without rounding or saturation: to the same type, and to a wider integer type."""
+    """Only casts that every machine does alike: to the same type, to a wider integer type, from integer to float."""
     kind = int(node.attrs["to"])
     if kind == onnx.TensorProto.STRING or inputs[0].dtype == object:
         return None
@@ -196,6 +237,7 @@ def _cast(node: Node, inputs: Sequence[Array], opset: int) -> Array | None:
     if inputs[0].dtype == target:
         return inputs[0]
     safe = inputs[0].dtype.kind in "biu" and target.kind in "iu" and np.can_cast(inputs[0].dtype, target)
+    safe = safe or (inputs[0].dtype.kind in "bi" and target in (np.float32, np.float64))
     return inputs[0].astype(target) if safe else None
 
 
@@ -215,4 +257,10 @@ KERNELS: dict[str, Kernel] = {
     "Add": _exact(np.add),
     "Sub": _exact(np.subtract),
     "Mul": _exact(np.multiply),
+    "Div": _divided,
+    "Sqrt": _root,
+    "Where": _where,
+    "Equal": _equal,
+    "Not": _not,
+    "ScatterND": _scatter_nd,
 }
