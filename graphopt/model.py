@@ -8,9 +8,10 @@ from typing import Literal, TypeAlias
 
 import onnx
 import onnx.inliner
+import onnx.version_converter
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from graphopt.errors import InvalidModelError, UsageError
+from graphopt.errors import InvalidModelError, UnsupportedError, UsageError
 from graphopt.graph import Graph, Opsets
 from graphopt.serde import reader, writer
 from graphopt.serde.exporter import GraphExporter, Weights, write_props
@@ -93,6 +94,25 @@ class Model:
         """A second model with its own nodes and tensors, sharing the (read-only) weights."""
         proto, weights = self._export()
         return _assemble(proto, reader.SharedStore(weights), self.path, self.external)
+
+    def convert_opset(self, version: int) -> None:
+        """Rewrite the graph to another version of the ``ai.onnx`` operators with onnx's converter.
+
+        Weights stay where they are, whatever the model's size.
+
+        Raises:
+            UnsupportedError: the converter cannot do it; the message gives its reason. The model is as it was.
+        """
+        proto, weights = self._export()
+        try:
+            converted = onnx.version_converter.convert_version(proto, version)
+        except (RuntimeError, ValueError, IndexError, onnx.checker.ValidationError) as error:
+            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")[:200]
+            raise UnsupportedError(
+                f"onnx cannot convert the model from opset {self.graph.opset} to {version}: {reason}"
+            ) from error
+        other = _assemble(converted, reader.SharedStore(weights), self.path, self.external)
+        self.graph, self.ir_version, self.functions = other.graph, other.ir_version, other.functions
 
     def inline_functions(self) -> None:
         """Replace every call of a local function by the function's body. Nothing happens without functions."""

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from texts import CHAIN
 
 from graphopt import load
-from graphopt.errors import InvalidModelError, UsageError
+from graphopt.errors import InvalidModelError, UnsupportedError, UsageError
 from graphopt.serde.wire import _length_delimited
 
 
@@ -237,3 +237,21 @@ def test_two_models_of_one_stem_keep_their_own_data_files(tmp_path):
     model.save(second, external="file", force=True)
     assert load(first).graph.initializers[0].values[1] == 1
     assert load(second).graph.initializers[0].values[1] == 0
+
+
+def test_another_opset_leaves_the_weights_where_they_are(inline):
+    model = load(inline)
+    model.convert_opset(21)
+    assert model.opsets == {"": 21}
+    [weight] = model.graph.initializers
+    assert weight.stored is not None
+    assert weight.stored.source is not None
+    assert np.array_equal(weight.values, np.arange(4096, dtype=np.float32))
+
+
+def test_an_impossible_opset_leaves_the_model_as_it_was(inline):
+    model = load(inline)
+    before = model.serialize()
+    with pytest.raises(UnsupportedError, match="from opset 17 to 9999"):
+        model.convert_opset(9999)
+    assert model.serialize() == before

@@ -103,13 +103,15 @@ def compared(before: Model, after: Model, feeding: Feeding, say: Callable[[str],
     """How far the fixed model's outputs are from the original's, optimizations off; None when one does not run."""
     from graphopt.errors import GraphoptError
     from graphopt.runtime.compare import compare
+    from graphopt.runtime.materialize import session_source
     from graphopt.runtime.session import Session, SessionConfig
 
     config = SessionConfig(optimize="off")
     try:
-        first = Session(before.serialize(), config, name="the original")
-        second = Session(after.serialize(), config, role="result", name="the fixed model")
-        return compare(first, second, feeding.open(first.interface, 4))
+        with session_source(before) as one, session_source(after) as two:
+            first = Session(one, config, name="the original")
+            second = Session(two, config, role="result", name="the fixed model")
+            return compare(first, second, feeding.open(first.interface, 4))
     except GraphoptError as error:
         say(f"outputs not compared: {error}")
         return None

@@ -9,15 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, cast
 
-import onnx
-
 from graphopt.analysis.layers import layer_changes
 from graphopt.analysis.weight_histograms import weight_histograms
 from graphopt.checker import checker_problem
 from graphopt.data.feeds import Batch
 from graphopt.data.interface import read_interface
 from graphopt.data.split import split
-from graphopt.errors import InvalidModelError, UnsupportedError, UsageError, ValidationError
+from graphopt.errors import InvalidModelError, UsageError, ValidationError
 from graphopt.model import Model, load
 from graphopt.pipeline.context import Progress, Settings, silent
 from graphopt.pipeline.instruments import Dump, Instrument, Verify
@@ -144,14 +142,7 @@ def read_input(job: Job) -> Model:
     if problem and "No Op registered" not in problem:
         raise InvalidModelError(f"{str(job.model)!r} is not a valid model: {problem}")
     if job.opset is not None and job.opset != model.graph.opset:
-        try:
-            proto = onnx.version_converter.convert_version(model.to_proto(), job.opset)
-        except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
-            reason = str(error).strip().splitlines()[0][:200]
-            raise UnsupportedError(f"--opset {job.opset}: the model cannot be converted to it: {reason}") from error
-        converted = load(proto)
-        converted.path, converted.external = model.path, model.external
-        return converted
+        model.convert_opset(job.opset)
     return model
 
 

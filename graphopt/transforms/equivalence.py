@@ -14,6 +14,7 @@ from graphopt.analysis.labels.solve import Bools
 from graphopt.analysis.opnames import ops
 from graphopt.ir import Array, Tensor, Variable, is_constant
 from graphopt.model import Model
+from graphopt.runtime.materialize import session_source
 from graphopt.transforms.keepset import KeepSet
 from graphopt.transforms.masking import Oracle
 from graphopt.transforms.selection_units import Family, find_units
@@ -236,14 +237,14 @@ def _session(model: Model, probes: Sequence[str]) -> Any:
     model.graph.outputs = [*kept, *added]
     for tensor, _ in saved:
         tensor.shape = None
-    try:
-        data = model.serialize()
-    finally:
-        model.graph.outputs = kept
-        for tensor, shape in saved:
-            tensor.shape = shape
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    try:
+        with session_source(model) as source:
+            return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    finally:
+        model.graph.outputs = kept
+        for tensor, shape in saved:
+            tensor.shape = shape

@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
-import onnx
-import onnx.version_converter
 
 from graphopt.errors import UnsupportedError
 from graphopt.graph import Graph
 from graphopt.ir import Node, Tensor
-from graphopt.model import Model, load
+from graphopt.model import Model
 
 QDQ_OPSET = 13
 _OWN_FROM = 11
@@ -47,15 +45,11 @@ def raise_opset(model: Model, ranks: Mapping[str, int]) -> bool:
 
 def _convert(model: Model) -> None:
     try:
-        converted = onnx.version_converter.convert_version(model.to_proto(), QDQ_OPSET)
-    except (RuntimeError, ValueError, IndexError) as error:
+        model.convert_opset(QDQ_OPSET)
+    except UnsupportedError as error:
         raise UnsupportedError(
-            f"onnx cannot raise opset {model.opsets['']} to {QDQ_OPSET}, which Q/DQ need: {error}. "
-            "Export it again with opset 13 or newer"
+            f"Q/DQ need opset {QDQ_OPSET}. {error}. Export it again with opset 13 or newer"
         ) from error
-    other = load(converted)
-    model.graph = other.graph
-    model.ir_version = other.ir_version
 
 
 def _axes_input(graph: Graph, node: Node, ranks: Mapping[str, int]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import onnx
 
 from graphopt.model import Model
+from graphopt.runtime.materialize import session_source
 from graphopt.runtime.session import Session, SessionConfig
 from graphopt.transforms.qdq_units import Unit
 
@@ -34,7 +35,6 @@ INTEGER_KERNELS = frozenset(
         "QLinearWhere",
     }
 )
-_INLINE_BYTES = 1 << 30
 _MARK = re.compile(r"graphopt_unit_(\d+)_")
 
 
@@ -99,16 +99,11 @@ def _marked(units: Sequence[Unit]) -> Iterator[None]:
 def _optimized(model: Model) -> onnx.GraphProto:
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         path = Path(folder) / "optimized.onnx"
-        source: bytes | Path
-        if model.weight_bytes() < _INLINE_BYTES:
-            source = model.serialize()
-        else:
-            source = Path(folder) / "model.onnx"
-            model.save(source, external="file")
         extra = {
             "session.optimized_model_external_initializers_file_name": "optimized.bin",
             "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
         }
         config = SessionConfig(optimized_path=path, session_options=extra)
-        Session(source, config, role="result", name="the quantized model")
+        with session_source(model) as source:
+            Session(source, config, role="result", name="the quantized model")
         return onnx.load(str(path), load_external_data=False).graph

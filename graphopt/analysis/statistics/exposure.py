@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +13,8 @@ from graphopt.errors import DataError, UsageError
 from graphopt.graph import Graph
 from graphopt.ir import Array, Tensor, Variable
 from graphopt.model import Model
+from graphopt.runtime.materialize import session_source
 from graphopt.runtime.session import Session, SessionConfig
-
-_INLINE_BYTES = 1 << 30
 
 
 class Exposed:
@@ -90,15 +87,9 @@ def check_names(model: Model, names: Iterable[str]) -> None:
 
 @contextmanager
 def session_of(model: Model, threads: int) -> Iterator[Session]:
-    """A session on a model of any size; large ones go through a temporary file with external data."""
-    config = SessionConfig(threads=threads)
-    if model.weight_bytes() < _INLINE_BYTES:
-        yield Session(model.serialize(), config, name="the model")
-        return
-    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-        path = Path(folder) / "model.onnx"
-        model.save(path, external="file")
-        yield Session(path, config, name="the model")
+    """A session on a model of any size."""
+    with session_source(model) as source:
+        yield Session(source, SessionConfig(threads=threads), name="the model")
 
 
 def _keep_only(graph: Graph, outputs: list[Tensor]) -> None:
