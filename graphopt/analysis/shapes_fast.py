@@ -41,7 +41,9 @@ def shape_value(node: Node, shape: tuple[int, ...]) -> Array:
 def infer(node: Node, given: Sequence[Typed], value: ValueOf, guessed: set[int]) -> list[Typed] | None:
     """Types of the outputs of ``node``, or None when there is no fast path for it."""
     if node.domain:
-        return _contrib(node, given)
+        from graphopt.analysis.shapes_contrib import infer_contrib
+
+        return infer_contrib(node, given, value)
     if node.op in UNARY:
         return [given[0]] if given[0][1] is not None and len(node.outputs) == 1 else None
     if node.op in ARITHMETIC or node.op in COMPARISON or node.op == "Where":
@@ -190,46 +192,3 @@ _ROWS: Mapping[str, Callable[[Node, Sequence[Typed], ValueOf], list[Typed] | Non
     "CastLike": _cast_like,
     "Dropout": _dropout,
 }
-
-_SAME_AS_FIRST = frozenset(
-    ops(
-        "Gelu FastGelu QuickGelu BiasGelu SimplifiedLayerNormalization RotaryEmbedding SkipLayerNormalization "
-        "SkipSimplifiedLayerNormalization BiasAdd GroupNorm"
-    )
-)
-
-
-def _contrib(node: Node, given: Sequence[Typed]) -> list[Typed] | None:
-    if node.domain != "com.microsoft" or not given or given[0][1] is None:
-        return None
-    if node.op in _SAME_AS_FIRST:
-        return (
-            [given[0]] if len(node.outputs) == 1 else [given[0]] + [(None, None)] * (len(node.outputs) - 2) + [given[0]]
-        )
-    if node.op == "FusedMatMul":
-        return _fused_matmul(node, given)
-    if node.op == "FusedGemm":
-        return _gemm(node, given, lambda _: None)
-    if node.op == "MultiHeadAttention" and len(given[0][1]) == 3 and len(given) > 2 and given[2][1] is not None:
-        v = given[2][1]
-        return (
-            [(given[0][0], (*given[0][1][:2], v[-1] if len(v) == 3 else v[1] * v[3]))]
-            if len(node.outputs) == 1
-            else None
-        )
-    if node.op == "GroupQueryAttention" and len(node.outputs) == 1:
-        return [given[0]]
-    if node.op == "Attention" and len(node.outputs) == 1 and given[1][1] is not None:
-        sizes = node.attrs.get("qkv_hidden_sizes")
-        return [(given[0][0], (*given[0][1][:2], sizes[2] if sizes else given[1][1][1] // 3))]
-    return None
-
-
-def _fused_matmul(node: Node, given: Sequence[Typed]) -> list[Typed] | None:
-    def swapped(shape: Shape, name: str) -> Shape:
-        return (*shape[:-2], shape[-1], shape[-2]) if shape is not None and node.attrs.get(name) else shape
-
-    if node.attrs.get("transBatchA") or node.attrs.get("transBatchB"):
-        return None
-    pair = [(given[0][0], swapped(given[0][1], "transA")), (given[1][0], swapped(given[1][1], "transB"))]
-    return _matmul(node, pair, lambda _: None)

@@ -52,7 +52,7 @@ def removable(coupling: Coupling) -> Bools:
         if classes is None:
             continue
         fine = zeros.of(mask.node, mask.index)
-        if mask.fill != "zero":
+        if mask.fill != "zero" or mask.point is not None:
             fine = np.zeros_like(fine)
         elif mask.node.op in (*_PRODUCT, "Einsum") and len(mask.node.inputs) > 1:
             fine = fine | zeros.of(mask.node, 1 - mask.index)

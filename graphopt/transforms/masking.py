@@ -104,7 +104,11 @@ class _Builder:
         fact = self._coupling.facts[mask.node.inputs[mask.index]]
         assert fact.shape is not None
         assert fact.dtype is not None
-        fill = self._graph.new_constant("fill", np.array(_fill(mask.fill, fact.dtype), fact.dtype))
+        fill: Tensor = (
+            self._graph.new_constant("fill", np.array(_fill(mask.fill, fact.dtype), fact.dtype))
+            if mask.point is None
+            else node.inputs[mask.point]
+        )
         shaped = self.shaped(mask.labels, mask.axis, len(fact.shape))
         value = node.inputs[mask.index]
         node.inputs[mask.index] = _where(shaped, value, fill, self._graph, np.dtype(fact.dtype))
@@ -133,8 +137,8 @@ class _Builder:
     def norm(self, norm: Norm) -> None:
         """Replace a normalisation by one whose statistics read kept positions only."""
         if any(self._keep.changed(norm.labels[a]) for a in norm.over):
-            dtype = self._coupling.facts[norm.node.inputs[0]].dtype
-            shape = self._coupling.facts.shape(norm.node.inputs[0])
+            dtype = self._coupling.facts[norm.node.outputs[0]].dtype
+            shape = self._coupling.facts.shape(norm.node.outputs[0])
             assert dtype is not None
             assert shape is not None
             live = {a: norm.labels[a] for a in norm.over if self._keep.changed(norm.labels[a])}

@@ -13,6 +13,7 @@ from graphopt.ir import Node, Tensor
 
 Shaped = Callable[[Axis, int, int], Tensor]
 _DEFAULT_EPSILON = 1e-5
+_FUSED_EPSILON = 1e-12
 
 
 def masked_norm(
@@ -25,6 +26,8 @@ def masked_norm(
     shaped: Shaped,
 ) -> None:
     """Replace ``node`` by a chain in which mean and variance are those of kept positions."""
+    spelled = _SPELLED.get(node.op) if node.domain == "com.microsoft" else None
+    node = node if spelled is None else spelled(graph, node)
     made = _Chain(graph, dtype, norm.kind == "rms", float(node.attrs.get("epsilon", _DEFAULT_EPSILON)))
     x, rank = node.inputs[0], len(shape)
     mask = made.both([shaped(axis, place, rank) for place, axis in live.items()])
@@ -39,6 +42,55 @@ def masked_norm(
     out = node.outputs[0]
     node.outputs[0] = graph.new_variable(f"{out.name}_plain", None, None)
     graph.add_node("Identity", [y], [out])
+    if spelled is not None:
+        graph.remove_nodes([node])
+
+
+def _skip(graph: Graph, node: Node) -> Node:
+    """input + skip (+ bias), then a plain normalisation."""
+    simplified = "Simplified" in node.op
+    tables = [t for t in node.inputs[2 : 3 if simplified else 4] if not t.is_empty()]
+    bias = node.inputs[3 if simplified else 4] if len(node.inputs) > (3 if simplified else 4) else None
+    total = graph.add_node("Add", [node.inputs[0], node.inputs[1]]).outputs[0]
+    if bias is not None and not bias.is_empty():
+        total = graph.add_node("Add", [total, bias]).outputs[0]
+    return _plain(graph, node, total, tables, 3)
+
+
+def _embed(graph: Graph, node: Node) -> Node:
+    """The sum of three table rows, then a plain normalisation."""
+    ids, segments, words, places, kinds, gamma, beta = node.inputs[:7]
+    total = graph.add_node("Gather", [words, ids]).outputs[0]
+    given = node.inputs[8] if len(node.inputs) > 8 and not node.inputs[8].is_empty() else None
+    if given is None:
+        length = graph.add_node("Shape", [ids]).outputs[0]
+        last = graph.add_node("Gather", [length, graph.new_constant("one", np.array(1, np.int64))]).outputs[0]
+        bounds = [graph.new_constant("zero", np.array(0, np.int64)), last, graph.new_constant("one", np.array(1))]
+        given = graph.add_node("Range", bounds).outputs[0]
+    total = graph.add_node("Add", [total, graph.add_node("Gather", [places, given]).outputs[0]]).outputs[0]
+    if not kinds.is_empty():
+        total = graph.add_node("Add", [total, graph.add_node("Gather", [kinds, segments]).outputs[0]]).outputs[0]
+    return _plain(graph, node, total, [gamma, beta], 2)
+
+
+def _plain(graph: Graph, node: Node, total: Tensor, tables: Sequence[Tensor], sums: int) -> Node:
+    """A stand-in that normalises ``total`` into the result of ``node``; output ``sums`` becomes the total."""
+    made = graph.add_node("Normalised", [total, *tables], attrs={"epsilon": node.attrs.get("epsilon", _FUSED_EPSILON)})
+    result = node.outputs[0]
+    node.outputs[0] = graph.new_variable(f"{result.name}_fused", None, None)
+    made.outputs[0] = result
+    if len(node.outputs) > sums and not node.outputs[sums].is_empty():
+        whole = node.outputs[sums]
+        node.outputs[sums] = graph.new_variable(f"{whole.name}_fused", None, None)
+        graph.add_node("Identity", [total], [whole])
+    return made
+
+
+_SPELLED: Mapping[str, Callable[[Graph, Node], Node]] = {
+    "SkipLayerNormalization": _skip,
+    "SkipSimplifiedLayerNormalization": _skip,
+    "EmbedLayerNormalization": _embed,
+}
 
 
 def _dynamic(shape: Sequence[int]) -> list[int]:

@@ -59,13 +59,14 @@ Fix: TypeAlias = "InputFix | AttrFix | NodeFix"
 @dataclass(frozen=True)
 class Mask:
     """The node sums (or multiplies, or takes the extreme) over this axis of its input, so a removed position must read
-    as ``fill`` there."""
+    as ``fill`` there, or as the scalar input ``point`` of the node (the zero point of a quantized operand)."""
 
     node: Node
     index: int
     axis: int
     labels: Axis
     fill: Fill = "zero"
+    point: int | None = None
 
 
 @dataclass(frozen=True)

@@ -200,11 +200,12 @@ class Site:
                 arrays.append(part)
         return np.concatenate(arrays)
 
-    def mask(self, index: int, axis: int, fill: Fill = "zero") -> None:
-        """The node reduces over this axis of its input."""
+    def mask(self, index: int, axis: int, fill: Fill = "zero", point: int | None = None) -> None:
+        """The node reduces over this axis of its input; ``point`` is the input that holds the operand's zero point."""
         labels = self.axes(index)[axis]
         if not isinstance(labels, Frozen):
-            self.record.masks.append(Mask(self.node, index, axis % len(self.axes(index)), labels, fill))
+            given = point if point is not None and self.has(point) else None
+            self.record.masks.append(Mask(self.node, index, axis % len(self.axes(index)), labels, fill, given))
 
     def mean(self, axes: Sequence[Axis]) -> None:
         """The output is a mean over these axes."""

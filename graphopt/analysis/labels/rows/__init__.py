@@ -9,7 +9,9 @@ from graphopt.analysis.labels.rows import (
     attention,
     conv,
     elementwise,
+    fused,
     index,
+    integer,
     matmul,
     movement,
     norm,
@@ -21,12 +23,15 @@ from graphopt.analysis.labels.rows import (
 from graphopt.analysis.labels.site import Rule
 
 OpKey = tuple[str, str]
+_MODULES = (
+    attention, conv, elementwise, fused, index, integer, matmul, movement, norm, pool, quant, recurrent, reduce,
+)  # fmt: skip
 
 
 def builtin() -> Mapping[OpKey, Rule]:
     """(domain, operator) to rule, for all operators that graphopt knows."""
     table: dict[OpKey, Rule] = {}
-    for module in (attention, conv, elementwise, index, matmul, movement, norm, pool, quant, recurrent, reduce):
+    for module in _MODULES:
         for op, rule in module.ROWS.items():
             domain, _, name = op.rpartition(":")
             table[domain, name] = rule

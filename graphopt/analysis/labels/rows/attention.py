@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from graphopt.analysis.labels.site import Rule, Site
 from graphopt.analysis.labels.space import Axis, Frozen, one
+from graphopt.analysis.opnames import ops
 
 
 def _pin_scale(site: Site, width: Axis, extent: int) -> None:
@@ -203,6 +204,16 @@ def rotary(site: Site) -> None:
         site.freeze_input(index, "(rotation tables)")
     site.emit(x)
 
+
+EVERYTHING: Mapping[str, str] = dict.fromkeys(
+    ops(
+        "com.microsoft:PackedAttention com.microsoft:PackedMultiHeadAttention com.microsoft:SparseAttention "
+        "com.microsoft:LongformerAttention com.microsoft:DecoderMaskedMultiHeadAttention com.microsoft:PagedAttention "
+        "com.microsoft:DecoderMaskedSelfAttention com.microsoft:DecoderAttention com.microsoft:LinearAttention"
+    ),
+    "(packed or cached attention)",
+)
+"""Attention operators all of whose axes stay, and why."""
 
 ROWS: Mapping[str, Rule] = {
     "Attention": attention,

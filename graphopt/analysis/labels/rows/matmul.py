@@ -14,15 +14,24 @@ def matmul(site: Site) -> None:
     product(site, 0, 1, list(site.axes(0)), list(site.axes(1)), False, False)
 
 
-def product(site: Site, a: int, b: int, left: list[Axis], right: list[Axis], trans_a: bool, trans_b: bool) -> None:
-    """The product of inputs ``a`` and ``b``, transposed as said."""
+def product(
+    site: Site,
+    a: int,
+    b: int,
+    left: list[Axis],
+    right: list[Axis],
+    trans_a: bool,
+    trans_b: bool,
+    point: int | None = None,
+) -> None:
+    """The product of inputs ``a`` and ``b``, transposed as said; input ``point`` is the zero point of ``a``."""
     vector_a, vector_b = len(left) == 1, len(right) == 1
     left = [one(), *left] if vector_a else left
     right = [*right, one()] if vector_b else right
     m, k = (left[-1], left[-2]) if trans_a else (left[-2], left[-1])
     k2, n = (right[-1], right[-2]) if trans_b else (right[-2], right[-1])
     site.equal(k, k2)
-    site.mask(a, -1 if vector_a or not trans_a else -2)
+    site.mask(a, -1 if vector_a or not trans_a else -2, point=point)
     batch = _batch(site, left[:-2], right[:-2])
     site.emit([*batch, *([] if vector_a else [m]), *([] if vector_b else [n])])
     site.cost(1.0, [*batch, m, k, n])
@@ -62,14 +71,24 @@ def fused_matmul(site: Site) -> None:
     )
 
 
+def gemm_fast_gelu(site: Site) -> None:
+    """com.microsoft GemmFastGelu: X * W, then a bias of the last axis."""
+    product(site, 0, 1, list(site.axes(0)), list(site.axes(1)), False, False)
+    if site.has(2):
+        site.equal(site.axes(2)[-1], site.record.axes[site.node.outputs[0]][-1])
+
+
 def einsum(site: Site) -> None:
     """Letters: the same letter is the same axis. Diagonals freeze."""
     text = str(site.attr("equation")).replace(" ", "")
     left, arrow, right = text.partition("->")
     terms = left.split(",")
-    if not arrow or any(len(set(t.replace("...", ""))) != len(t.replace("...", "")) for t in terms):
-        site.freeze_all("(diagonal or implicit output)")
+    if any(len(set(t.replace("...", ""))) != len(t.replace("...", "")) for t in terms):
+        site.freeze_all("(diagonal)")
         return
+    if not arrow:
+        once = sorted(c for c in set(left) - set(",.") if left.count(c) == 1)
+        right = ("..." if "..." in left else "") + "".join(once)
     letters: dict[str, Axis] = {}
     spelled = []
     for index, term in enumerate(terms):
@@ -108,6 +127,9 @@ ROWS: Mapping[str, Rule] = {
     "Gemm": gemm,
     "Einsum": einsum,
     "com.microsoft:FusedMatMul": fused_matmul,
+    "com.microsoft:TransposeMatMul": fused_matmul,
+    "com.microsoft:FusedMatMulActivation": fused_matmul,
+    "com.microsoft:GemmFastGelu": gemm_fast_gelu,
     "com.microsoft:FusedGemm": gemm,
     "com.microsoft:MatMulNBits": matmul_nbits,
 }

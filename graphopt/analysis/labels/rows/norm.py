@@ -68,20 +68,46 @@ def rms_norm(site: Site) -> None:
 
 
 def skip_norm(site: Site) -> None:
-    """com.microsoft: input + skip (+ bias), then LayerNorm or RMSNorm; the fourth output is the sum."""
+    """com.microsoft: input + skip (+ bias), then LayerNorm or RMSNorm of the last axis; the fourth output is the sum.
+
+    Inputs of the LayerNorm form: input, skip, gamma, beta, bias; of the RMSNorm form: input, skip, gamma, bias.
+    """
     x = site.axes(0)
     for index in range(1, site.inputs):
         if site.has(index):
             for mine, other in zip(reversed(x), reversed(site.axes(index)), strict=False):
                 if len(other) > 1:
                     site.equal(mine, other)
-    if not isinstance(x[-1], Frozen):
-        site.freeze(x[-1], "(fused normalisation has no masked form; prune before fusing)")
+    _last_axis(site, "rms" if "Simplified" in site.node.op else "layer", x, (1, 2))
     site.emit(x)
-    for index in (1, 2):
-        if index < len(site.node.outputs) and not site.node.outputs[index].is_empty():
-            site.emit([*x[:-1], site.stuck(1)], index)
     site.emit(x, 3)
+
+
+def embed_norm(site: Site) -> None:
+    """com.microsoft EmbedLayerNormalization: the sum of three table rows, then LayerNorm of the last axis. Inputs: ids,
+    segments, three tables, gamma, beta, mask, positions; outputs: result, mask index, sum."""
+    width = site.axes(2)[1]
+    for index in (2, 3, 4):
+        if site.has(index):
+            site.equal(site.axes(index)[1], width)
+            site.freeze(site.axes(index)[0], "(rows of a table)")
+    for index in (5, 6):
+        site.equal(site.axes(index)[0], width)
+    made = [*(site.stuck(e, "(batch or sequence)") for e in site.out()[:2]), width]
+    for index in (0, 1, 7, 8):
+        site.freeze_input(index, "(batch or sequence)")
+    _last_axis(site, "layer", tuple(made), ())
+    site.emit(made)
+    site.emit([made[0]], 1)
+    site.emit(made, 2)
+
+
+def _last_axis(site: Site, kind: NormKind, x: Axes, statistics: Sequence[int]) -> None:
+    if any(index < len(site.node.outputs) and site.node.outputs[index].outputs for index in statistics):
+        site.freeze(x[-1], "(its statistics are used)")
+    _normalise(site, kind, x, [len(x) - 1])
+    for index in statistics:
+        site.emit([*x[:-1], site.stuck(1)], index)
 
 
 def group_norm(site: Site) -> None:
@@ -137,6 +163,7 @@ ROWS: Mapping[str, Rule] = {
     "GroupNormalization": group_norm,
     "com.microsoft:SkipLayerNormalization": skip_norm,
     "com.microsoft:SkipSimplifiedLayerNormalization": skip_norm,
+    "com.microsoft:EmbedLayerNormalization": embed_norm,
     "Softmax": softmax,
     "LogSoftmax": softmax,
     "Hardmax": softmax,

@@ -20,6 +20,21 @@ def pool(site: Site) -> None:
             site.emit([x[0], x[1], *(site.stuck(e, "(spatial axis)") for e in site.out(index)[2:])], index)
 
 
+def pool_axes(site: Site, last: bool) -> list[Axis]:
+    """Axes of a pooled tensor: batch and channel pass, ``last`` says that the channel is the last axis."""
+    x, out = site.axes(0), site.out()
+    place = len(x) - 1 if last else 1
+    for k, axis in enumerate(x):
+        if k not in (0, place):
+            site.freeze(axis, "(spatial axis)")
+    return [axis if k in (0, place) else site.stuck(out[k], "(spatial axis)") for k, axis in enumerate(x)]
+
+
+def nhwc_pool(site: Site) -> None:
+    """com.microsoft: [N, spatial..., C]."""
+    site.emit(pool_axes(site, last=True))
+
+
 def max_unpool(site: Site) -> None:
     """Values and indices go together; a given output shape is rewritten."""
     x = site.axes(0)
@@ -71,10 +86,13 @@ _POOLS = "MaxPool AveragePool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPoo
 
 ROWS: Mapping[str, Rule] = {
     **dict.fromkeys(_POOLS.split(), pool),
+    "com.microsoft:NhwcMaxPool": nhwc_pool,
     "MaxUnpool": max_unpool,
     "Resize": resize,
     "Upsample": resize,
     "GridSample": grid_sample,
+    "com.microsoft:GridSample": grid_sample,
+    "com.microsoft:CropAndResize": roi_align,
     "RoiAlign": roi_align,
     "MaxRoiPool": roi_align,
 }

@@ -22,15 +22,9 @@ def qdq(site: Site) -> None:
     site.emit(x)
 
 
-def dynamic_quantize(site: Site) -> None:
-    """The range is taken over everything: pruning changes it, so all axes stay."""
-    site.freeze_all("(its range is taken over all positions)")
-
-
 ROWS: Mapping[str, Rule] = {
     "QuantizeLinear": qdq,
     "DequantizeLinear": qdq,
     "com.microsoft:QuantizeLinear": qdq,
     "com.microsoft:DequantizeLinear": qdq,
-    "DynamicQuantizeLinear": dynamic_quantize,
 }
