@@ -7,6 +7,7 @@ that no two axes are mistaken for each other; what depends on the data itself ge
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,13 +104,14 @@ def interpret_best(graph: Graph, other: bool = False) -> Facts:
     """``interpret`` with the first choice of numbers for the symbolic dims under which most nodes make sense.
 
     Small primes first; then larger ones, and multiples of 32, for all axes but the first of each input (images that
-    are halved five times, windows that must divide the extent). ``other`` uses a second set of numbers throughout.
+    are halved five times, windows that must divide the extent). Then the same with first axes of 1: exporters write a
+    symbolic batch into graphs that only work for one sample. ``other`` uses a second set of numbers throughout.
     """
     small = OTHER_PRIMES if other else PRIMES
     best: Facts | None = None
-    for large in (None, _LARGE_PRIMES, _MULTIPLES):
+    for single, large in itertools.product((False, True), (None, _LARGE_PRIMES, _MULTIPLES)):
         chosen = {} if large is None else _later_dims(graph, large[1:] if other else large)
-        chosen |= _channel_dims(graph)
+        chosen |= _channel_dims(graph) | (dict.fromkeys(_leading_dims(graph), 1) if single else {})
         facts = interpret(graph, chosen, small)
         if not facts.problems:
             return facts
@@ -133,6 +135,13 @@ def _channel_dims(graph: Graph) -> dict[str, int]:
             if weight is not None:
                 found[shape[1] or f"{tensor.name}:1"] = weight.shape[1] * int(node.attrs.get("group", 1))
     return found
+
+
+def _leading_dims(graph: Graph) -> Iterator[str]:
+    """Symbolic dims that are an input's first axis."""
+    for tensor in graph.inputs:
+        if isinstance(tensor, Variable) and tensor.shape and not isinstance(tensor.shape[0], int):
+            yield tensor.shape[0] or f"{tensor.name}:0"
 
 
 def _later_dims(graph: Graph, numbers: tuple[int, ...]) -> dict[str, int]:

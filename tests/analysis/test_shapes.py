@@ -23,6 +23,16 @@ HALVED = """(float[N,3,H,W] x, float[8,3,3,3] w1, float[8,8,3,3] w2, float[8,8,3
     a = Conv<strides=[2,2]>(x, w1) b = Conv<strides=[2,2]>(a, w2) c = Conv<strides=[2,2]>(b, w3)
     d = Conv<strides=[2,2]>(c, w4) p = GlobalAveragePool(d) f = Flatten(p) y = Gemm<transB=1>(f, w5) }"""
 
+ONE_SAMPLE = """(float[N,S,12] x, float[12,8] w1) => (float y) <int64[3] one = {1,-1,8}> {
+    a = MatMul(x, w1) r = Reshape(a, one) y = Add(a, r) }"""
+
+
+def test_a_graph_that_only_works_for_one_sample_is_read_with_one() -> None:
+    facts = interpret_best(tiny(ONE_SAMPLE).graph)
+    assert not facts.problems
+    assert facts.dims["N"] == 1
+    assert facts.dims["S"] > 1
+
 
 def test_values_follow_from_shapes_and_are_marked() -> None:
     model = tiny(DYNAMIC)
