@@ -12,6 +12,7 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
+from graphopt.collection import no_collection
 from graphopt.graph import Graph
 from graphopt.ir import Node, Tensor
 
@@ -44,14 +45,15 @@ def take(root: Graph) -> Snapshot:
     """Remember ``root`` and everything nested in it. Linear in nodes; no weight is copied."""
     graphs: list[tuple[Graph, dict[str, Any]]] = []
     items: dict[int, _Saved] = {}
-    for graph in root.graphs():
-        graphs.append((graph, _copied(vars(graph))))
-        for node in graph.nodes:
-            held = (v for v in node.attrs.values() if isinstance(v, gs.Constant))
-            for item in (node, *node.inputs, *node.outputs, *held):
-                _remember(item, items)
-        for tensor in (*graph.inputs, *graph.outputs, *graph.initializers):
-            _remember(tensor, items)
+    with no_collection():
+        for graph in root.graphs():
+            graphs.append((graph, _copied(vars(graph))))
+            for node in graph.nodes:
+                held = (v for v in node.attrs.values() if isinstance(v, gs.Constant)) if node.attrs else ()
+                for item in (node, *node.inputs, *node.outputs, *held):
+                    _remember(item, items)
+            for tensor in (*graph.inputs, *graph.outputs, *graph.initializers):
+                _remember(tensor, items)
     return Snapshot(graphs, list(items.values()), dict(root.opsets), dict(root.name_table()))
 
 

@@ -31,9 +31,9 @@ class FoldShapes(Pass):
     reports = True
 
     def run(self, model: Model, ctx: Context) -> None:
-        """Fold in one sweep."""
+        """Fold in one sweep, from the end, so that what only leads to a known value goes without becoming a constant."""
         editor = open_editor(model, ctx)
-        for node in list(model.graph.walk()):
+        for node in reversed(list(model.graph.walk())):
             for tensor in node.outputs:
                 if editor.is_live(node) and not tensor.is_empty() and not node.is_op("Constant"):
                     _to_constant(tensor, node, editor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias, TypeVar
@@ -11,6 +10,7 @@ import onnx
 from google.protobuf.message import Message  # type: ignore[import-untyped]
 from onnx import AttributeProto, TensorProto
 
+from graphopt.collection import no_collection
 from graphopt.errors import InvalidModelError, UnsupportedError
 from graphopt.graph import Graph, Opsets
 from graphopt.ir import Constant, Node, RawAttribute, Shape, Tensor, Variable, empty
@@ -42,23 +42,15 @@ class GraphImporter:
     def read(self, proto: onnx.GraphProto) -> Graph:
         """The main graph of ``proto``, with everything nested in it.
 
-        Python's search for unreachable cycles is off meanwhile: nothing that is made here is garbage.
-        """
-        enabled = gc.isenabled()
-        gc.disable()
-        try:
-            return self._graph(proto)
-        finally:
-            if enabled:
-                gc.enable()
-
-    def _graph(self, proto: onnx.GraphProto, outer: tuple[_Scope, ...] = ()) -> Graph:
-        """The graph of ``proto``; names not found in it are looked up in the ``outer`` scopes.
-
         Raises:
             InvalidModelError: a value has two producers, or a node reads a value that nothing produces.
             UnsupportedError: an attribute is a list of graphs.
         """
+        with no_collection():
+            return self._graph(proto)
+
+    def _graph(self, proto: onnx.GraphProto, outer: tuple[_Scope, ...] = ()) -> Graph:
+        """The graph of ``proto``; names not found in it are looked up in the ``outer`` scopes."""
         scope: _Scope = {}
         require_text(proto, "the graph", "name", "doc_string")
         graph = Graph(name=proto.name, doc_string=proto.doc_string, ir_version=self._ir_version)
