@@ -28,6 +28,7 @@ RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _PRODUCTS = frozenset({"MatMul", "Gemm"})
 _ROWS = (1, 16, 128, 512)
 _UNKNOWN_ROWS = 16
+_PASSES = 2
 _INT8 = INT_TYPES["int8"]
 
 
@@ -97,7 +98,8 @@ def _rows(node: Node, facts: Facts) -> int:
 def gain_us(layer: DynamicLayer, profile: Profile, readers: int = 1) -> float | None:
     """Microseconds that integers save in a run, quantizing the input included; None when the profile does not say.
 
-    ``readers``: how many products share the quantized input.
+    ``readers``: how many products share the quantized input. Finding the extremes and rounding are two passes over the
+    input; the profile's time of a product includes one.
     """
     node, rows = layer.node, layer.rows or _UNKNOWN_ROWS
     shape = node.inputs[1].shape
@@ -114,7 +116,8 @@ def gain_us(layer: DynamicLayer, profile: Profile, readers: int = 1) -> float | 
     near = f"matmul{max(r for r in _ROWS if r <= rows)}"
     macs, channels = float(rows * depth * width), (depth * width) ** 0.5
     times = [profile.macs_us(near, p, channels, macs) for p in ("float32", "int8")]
-    return times[0] - times[1] - 2 * profile.border_us(rows * depth, layout=False) / readers
+    border = profile.border_us(rows * depth, layout=False)
+    return times[0] - times[1] - border * (_PASSES / readers - 1)
 
 
 class DynamicQuantizer:
