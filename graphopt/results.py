@@ -134,6 +134,52 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class TensorAgreement:
+    """One inner tensor of two models.
+
+    ``node`` and ``op`` compute it in the reference, ``test_node`` and ``test_op`` in the other model. ``lost_db`` is
+    by how much its SQNR lies under that of the worst tensor it is made from (equal counts as 100 dB): where error
+    is added. ``diverged`` says why it counts as diverged, "" when it does not.
+    """
+
+    tensor: str
+    node: str
+    op: str
+    test_tensor: str
+    test_node: str
+    test_op: str
+    agreement: OutputComparison
+    lost_db: float
+    diverged: str = ""
+
+
+@dataclass(frozen=True)
+class TensorProfile:
+    """The inner tensors that two models have in common, in the reference's order of computation.
+
+    ``computed`` counts the tensors that the reference computes; those without a counterpart are not in ``tensors``.
+    ``note`` says in which form the second model was looked at.
+    """
+
+    tensors: tuple[TensorAgreement, ...]
+    threshold_db: float
+    samples: int
+    synthetic: bool
+    computed: int
+    note: str = ""
+
+    @property
+    def first(self) -> TensorAgreement | None:
+        """The first tensor that has diverged; None when all agree."""
+        return next((t for t in self.tensors if t.diverged), None)
+
+    @property
+    def other_extents(self) -> tuple[TensorAgreement, ...]:
+        """Tensors that have other extents in the second model (pruned, or not the same thing): not compared."""
+        return tuple(t for t in self.tensors if t.agreement.shape_mismatches)
+
+
+@dataclass(frozen=True)
 class CpuInfo:
     """The processor that figures were taken on. ``vnni`` is None where it cannot be told."""
 

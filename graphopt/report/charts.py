@@ -64,6 +64,20 @@ def node_chart(nodes: Sequence[NodeTime], longest: float, limit: int = 20) -> st
     return _svg(len(shown) * _ROW, rows, "Slowest nodes")
 
 
+def bar_rows(rows: Sequence[tuple[str, float, str, str]], title: str) -> str:
+    """One bar a row: label, length from 0 to 1, kind (``float``, ``int``, ``bad``), and the text behind it."""
+    span = _WIDTH - _LABEL - 270
+    parts = []
+    for index, (label, share, kind, text) in enumerate(rows):
+        y = index * _ROW
+        parts.append(_label(y, label))
+        parts.append(f'<rect class="track" x="{_LABEL}" y="{y + 3}" width="{span}" height="13" rx="2"/>')
+        width = max(1.0, span * min(1.0, share))
+        parts.append(f'<rect class="bar {kind}" x="{_LABEL}" y="{y + 3}" width="{width:.1f}" height="13" rx="2"/>')
+        parts.append(_note(_LABEL + span + 8, y, text))
+    return _svg(len(rows) * _ROW, parts, title)
+
+
 def histogram_chart(histogram: WeightHistogram) -> str:
     """Weights of one layer before (outline) and after (filled), on a square-root scale."""
     width, height = 260, 90

@@ -1,0 +1,213 @@
+"""Where two models part: the agreement of every inner tensor that both compute, in order of computation.
+
+Both models run with the runtime's optimizations off, so that inner tensors exist; to look through a runtime's
+optimizations, the graph that ONNX Runtime makes of the second model takes its place.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphopt.analysis.pairing import Pair, Probe, aliases_of, pair_tensors
+from graphopt.data.checks import is_float
+from graphopt.data.feeds import Dataset, Feeds
+from graphopt.errors import GraphoptError
+from graphopt.ir import Variable
+from graphopt.model import Model, load
+from graphopt.results import OutputComparison, TensorAgreement, TensorProfile
+from graphopt.runtime.agreement import Agreement
+from graphopt.runtime.materialize import session_source
+from graphopt.runtime.session import Session, SessionConfig, save_optimized
+
+AT_ONCE = 128
+"""Inner tensors exposed at a time: bounds memory, at the price of one more run for each further group."""
+FLOAT_DB, QUANTIZED_DB = 60.0, 20.0
+"""Default thresholds: an error of a thousandth of the signal, or of a tenth where a model is quantized."""
+_CAP_DB = 100.0
+_QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear", "QLinear", "QGemm", "MatMulInteger", "ConvInteger")
+
+
+@dataclass(frozen=True)
+class ProfileConfig:
+    """How to compare inner tensors.
+
+    Attributes:
+        threshold_db: a tensor under this SQNR has diverged; None: 60 dB, or 20 dB where a model is quantized.
+        optimized: look at what ONNX Runtime's graph optimizations make of the second model.
+        batch: samples a run.
+        threads: threads inside one operator.
+    """
+
+    threshold_db: float | None = None
+    optimized: bool = False
+    batch: int = 1
+    threads: int = 1
+
+
+def tensor_profile(reference: Model, test: Model, data: Dataset, config: ProfileConfig | None = None) -> TensorProfile:
+    """Agreement of each inner tensor over all samples. Memory does not grow with the samples.
+
+    Only tensors of the main graphs are looked at; local functions are expanded in copies.
+
+    Raises:
+        GraphoptError: a model does not run, or the data does not fit.
+    """
+    config = config or ProfileConfig()
+    one, two = _expanded(reference), _expanded(test)
+    threshold = config.threshold_db
+    if threshold is None:
+        threshold = QUANTIZED_DB if _quantized(one) or _quantized(two) else FLOAT_DB
+    note, aliases = "", aliases_of(two.graph)
+    if config.optimized:
+        try:
+            two = _optimized(two, config.threads)
+            note = "as ONNX Runtime optimizes it"
+        except GraphoptError as error:
+            note = f"without the runtime's optimizations ({error})"
+    pairs = pair_tensors(one.graph, two.graph, aliases)
+    figures: dict[int, OutputComparison] = {}
+    samples = 0
+    for start in range(0, len(pairs), AT_ONCE):
+        part = range(start, min(start + AT_ONCE, len(pairs)))
+        samples, found = _measure(one, two, [pairs[i] for i in part], data, config)
+        figures.update(zip(part, found, strict=True))
+    rows = _rows(pairs, figures, threshold)
+    computed = sum(1 for n in one.graph.nodes if n.op != "Constant" for t in n.outputs if not t.is_empty())
+    return TensorProfile(
+        tensors=rows,
+        threshold_db=threshold,
+        samples=samples,
+        synthetic=data.synthetic,
+        computed=computed,
+        note=note,
+    )
+
+
+def _expanded(model: Model) -> Model:
+    clone = model.clone()
+    if clone.functions:
+        clone.inline_functions()
+    return clone
+
+
+def _quantized(model: Model) -> bool:
+    return any(n.op.startswith(_QUANTIZERS) for n in model.graph.nodes)
+
+
+def _optimized(model: Model, threads: int) -> Model:
+    """The graph that ONNX Runtime makes of a model, without the layouts that belong to one processor."""
+    extra = {
+        "session.optimized_model_external_initializers_file_name": "optimized.bin",
+        "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
+    }
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+        path = Path(folder) / "optimized.onnx"
+        config = SessionConfig(threads=threads, optimize="extended", session_options=extra)
+        with session_source(model) as source:
+            save_optimized(source, path, config)
+        loaded = load(path)
+        for constant in loaded.graph.initializers:
+            constant.values = np.array(constant.values)
+        return loaded
+
+
+def _measure(
+    one: Model, two: Model, pairs: Sequence[Pair], data: Dataset, config: ProfileConfig
+) -> tuple[int, list[OutputComparison]]:
+    agreements = [Agreement(pair.reference.tensor) for pair in pairs]
+    samples = 0
+    with ExitStack() as stack:
+        first = stack.enter_context(_exposed(one, [p.reference for p in pairs], config.threads))
+        second = stack.enter_context(_exposed(two, [p.test for p in pairs], config.threads))
+        for part in data.iter_batches(config.batch):
+            before = part.trim_outputs(_run(first, [p.reference for p in pairs], part.feeds))
+            after = part.trim_outputs(_run(second, [p.test for p in pairs], part.feeds))
+            samples += part.valid
+            for pair, agreement in zip(pairs, agreements, strict=True):
+                agreement.add(before.get(pair.reference.tensor), after.get(pair.test.tensor))
+    return samples, [agreement.result() for agreement in agreements]
+
+
+@contextmanager
+def _exposed(model: Model, probes: Sequence[Probe], threads: int) -> Iterator[Session]:
+    """A session whose outputs are the probed tensors."""
+    clone = model.clone()
+    graph = clone.graph
+    tensors = graph.tensors()
+    ends = {id(t) for t in (*graph.inputs, *graph.outputs)}
+    inputs = {id(t) for t in graph.inputs}
+    outputs = []
+    for name in dict.fromkeys(p.tensor for p in probes):
+        tensor = tensors[name]
+        if id(tensor) in inputs:
+            continue
+        if id(tensor) not in ends and isinstance(tensor, Variable):
+            tensor.shape, tensor.type_proto = None, None
+        outputs.append(tensor)
+    graph.outputs = outputs or graph.outputs
+    graph.remove_dead()
+    with session_source(clone) as source:
+        yield Session(source, SessionConfig(threads=threads, optimize="off"), name="the model with inner tensors")
+
+
+def _run(session: Session, probes: Sequence[Probe], feeds: Feeds) -> dict[str, Any]:
+    """Values of the probed tensors, as the numbers they stand for."""
+    wanted = {info.name for info in session.interface.inputs}
+    found: Mapping[str, Any] = session.run({n: a for n, a in feeds.items() if n in wanted})
+    values: dict[str, Any] = {}
+    for probe in probes:
+        value = found[probe.tensor] if probe.tensor in found else feeds[probe.tensor]
+        if probe.grid is not None and isinstance(value, np.ndarray) and value.dtype.kind in "iu":
+            value = probe.grid.values(value)
+        elif isinstance(value, np.ndarray) and is_float(value.dtype):
+            value = value.astype(np.float32) if value.dtype != np.float64 else value
+        values[probe.tensor] = value
+    return values
+
+
+def _rows(
+    pairs: Sequence[Pair], figures: Mapping[int, OutputComparison], threshold: float
+) -> tuple[TensorAgreement, ...]:
+    rows = []
+    for place, pair in enumerate(pairs):
+        own = figures[place]
+        before = min((_capped(figures[s]) for s in pair.sources if figures[s].elements), default=_CAP_DB)
+        rows.append(
+            TensorAgreement(
+                tensor=pair.reference.tensor,
+                node=pair.reference.node,
+                op=pair.reference.op,
+                test_tensor=pair.test.tensor,
+                test_node=pair.test.node,
+                test_op=pair.test.op,
+                agreement=own,
+                lost_db=max(0.0, before - _capped(own)),
+                diverged=_diverged(own, threshold),
+            )
+        )
+    return tuple(rows)
+
+
+def _capped(figures: OutputComparison) -> float:
+    """SQNR for a difference: equal counts as 100 dB, as do tensors that have none."""
+    return _CAP_DB if math.isnan(figures.sqnr_db) else min(_CAP_DB, max(-_CAP_DB, figures.sqnr_db))
+
+
+def _diverged(figures: OutputComparison, threshold: float) -> str:
+    if figures.new_non_finite:
+        return f"{figures.new_non_finite} new NaN or Inf"
+    if figures.lost_non_finite:
+        return f"{figures.lost_non_finite} NaN or Inf are gone"
+    if figures.shape_mismatches:
+        return ""
+    if figures.equal_share is not None:
+        return "" if figures.equal_share == 1.0 else f"{1 - figures.equal_share:.2%} of the elements differ"
+    return f"SQNR {figures.sqnr_db:.1f} dB" if figures.sqnr_db < threshold else ""

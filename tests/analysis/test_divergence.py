@@ -1,0 +1,181 @@
+"""Where two models part: the right tensor is named, through renaming, Q/DQ, QOperators and the runtime's fusions."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from graphopt import load
+from graphopt.analysis.divergence import ProfileConfig, tensor_profile
+from graphopt.analysis.pairing import pair_tensors
+from graphopt.data.interface import read_interface
+from graphopt.data.open import open_data
+from graphopt.data.synthetic import SyntheticDataset
+from graphopt.model import Model
+from graphopt.targets import get_target
+from graphopt.transforms.qdq import QuantConfig, quantize_model
+
+
+def chain(layers: int = 5, bad: int | None = None, prefix: str = "t", width: int = 16) -> onnx.ModelProto:
+    """Convolution + Relu, ``layers`` times; ``bad`` has one filter of that layer turned round."""
+    rng = np.random.default_rng(0)
+    nodes, weights, last = [], [], "x"
+    for i in range(layers):
+        weight = (rng.normal(size=(width, width, 3, 3)) / np.sqrt(width * 9)).astype(np.float32)
+        if i == bad:
+            weight[: width // 4] *= -1
+        weights.append(numpy_helper.from_array(weight, f"{prefix}w{i}"))
+        out = "y" if i == layers - 1 else f"{prefix}r{i}"
+        nodes.append(
+            helper.make_node("Conv", [last, f"{prefix}w{i}"], [f"{prefix}c{i}"], f"{prefix}conv{i}", pads=[1] * 4)
+        )
+        nodes.append(helper.make_node("Relu", [f"{prefix}c{i}"], [out], f"{prefix}relu{i}"))
+        last = out
+    shape = ["N", width, 8, 8]
+    graph = helper.make_graph(
+        nodes,
+        "chain",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        weights,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def data_for(model: onnx.ModelProto, count: int = 4):
+    return SyntheticDataset(read_interface(model.SerializeToString()).bind({}, 2), count)
+
+
+def quantized(proto: onnx.ModelProto) -> Model:
+    model = load(proto)
+    values = {"x": np.random.default_rng(1).normal(size=(16, 64, 8, 8)).astype(np.float32)}
+    data = open_data(values, read_interface(proto.SerializeToString()))
+    quantize_model(model, data, get_target("ort-cpu"), QuantConfig())
+    return model
+
+
+@pytest.mark.parametrize("bad", [0, 2, 4])
+def test_the_first_tensor_that_differs_is_named(bad):
+    one = chain()
+    profile = tensor_profile(load(one), load(chain(bad=bad)), data_for(one))
+    assert profile.threshold_db == 60
+    assert profile.first.tensor == f"tc{bad}"
+    assert profile.first.node == f"tconv{bad}"
+    assert next(t.tensor for t in profile.tensors if t.diverged) == f"tc{bad}"
+    assert all(t.agreement.sqnr_db == np.inf for t in profile.tensors[: 2 * bad])
+    assert max(profile.tensors, key=lambda t: t.lost_db).tensor == f"tc{bad}"
+    assert profile.samples == 4
+    assert len(profile.tensors) == profile.computed == 10
+
+
+def test_equal_models_do_not_part():
+    one = chain()
+    profile = tensor_profile(load(one), load(one), data_for(one))
+    assert profile.first is None
+    assert all(t.lost_db == 0 for t in profile.tensors)
+
+
+def test_other_names_are_matched_by_structure():
+    one, two = chain(), chain(bad=2, prefix="z")
+    profile = tensor_profile(load(one), load(two), data_for(one))
+    assert [t.test_tensor for t in profile.tensors][:4] == ["zc0", "zr0", "zc1", "zr1"]
+    assert profile.first.tensor == "tc2"
+
+
+@pytest.mark.parametrize("optimized", [False, True])
+def test_through_quantization_and_the_runtimes_optimizations(optimized):
+    one = chain(width=64)
+    for bad in (None, 2):
+        profile = tensor_profile(
+            load(one), quantized(chain(bad=bad, width=64)), data_for(one), ProfileConfig(optimized=optimized)
+        )
+        assert profile.threshold_db == 20
+        if bad is None:
+            assert profile.first is None
+            assert len(profile.tensors) >= 5
+        else:
+            assert profile.first.tensor in ("tc2", "tr2")
+        ops = {t.test_op for t in profile.tensors}
+        assert ("QLinearConv" in ops) == optimized
+
+
+@pytest.mark.parametrize("form", ["QDQ", "QOperator"])
+def test_onnxruntimes_quantized_models(form, tmp_path):
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+
+    rng = np.random.default_rng(1)
+
+    class Reader(CalibrationDataReader):
+        def __init__(self):
+            self.left = iter([{"x": rng.normal(size=(8, 16, 8, 8)).astype(np.float32)}])
+
+        def get_next(self):
+            return next(self.left, None)
+
+    one = chain()
+    onnx.save(chain(bad=3), tmp_path / "bad.onnx")
+    quantize_static(tmp_path / "bad.onnx", tmp_path / "q.onnx", Reader(), quant_format=QuantFormat[form])
+    profile = tensor_profile(load(one), load(tmp_path / "q.onnx"), data_for(one))
+    assert profile.first.tensor in ("tc3", "tr3")
+    assert len(profile.tensors) >= 5
+
+
+def test_new_non_finite_values_diverge():
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[2,3] x) => (float[2,3] y) {{ a = Abs(x) b = {} y = Exp(b) }}'
+    )
+    one, two = (onnx.parser.parse_model(text.format(f)) for f in ("Sqrt(a)", "Log(x)"))
+    profile = tensor_profile(load(one), load(two), SyntheticDataset(read_interface(one.SerializeToString()), 4))
+    assert profile.first.tensor == "b"
+    assert "new NaN or Inf" in profile.first.diverged
+
+
+def test_pruned_tensors_are_counted_apart():
+    one = chain()
+    two = chain()
+    weights = {w.name: w for w in two.graph.initializer}
+    for name, cut in (("tw1", np.s_[:8]), ("tw2", np.s_[:, :8])):
+        weights[name].CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights[name])[cut].copy(), name))
+    profile = tensor_profile(load(one), load(two), data_for(one))
+    assert [t.tensor for t in profile.other_extents] == ["tc1", "tr1"]
+    assert profile.first.tensor == "tc2"
+
+
+def test_many_tensors_are_looked_at_in_groups(monkeypatch):
+    one = chain()
+    whole = tensor_profile(load(one), load(chain(bad=3)), data_for(one))
+    monkeypatch.setattr("graphopt.analysis.divergence.AT_ONCE", 3)
+    assert tensor_profile(load(one), load(chain(bad=3)), data_for(one)) == whole
+
+
+def test_like_branches_are_matched_in_order():
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[2,4] x, float[4,4] u, float[4,4] v) => (float[2,4] y) '
+        "{{ {0}a = MatMul(x, u) {0}b = MatMul(x, v) {0}c = Relu({0}b) y = Add({0}a, {0}c) }}"
+    )
+    one, two = (load(onnx.parser.parse_model(text.format(p))).graph for p in ("p", "q"))
+    pairs = pair_tensors(one, two)
+    assert [(p.reference.tensor, p.test.tensor) for p in pairs] == [
+        ("pa", "qa"),
+        ("pb", "qb"),
+        ("pc", "qc"),
+        ("y", "y"),
+    ]
+    assert pairs[3].sources == (0, 2)
+
+
+def test_float16_copies_are_compared():
+    one = chain(3)
+    two = chain(3)
+    two.graph.node.insert(0, helper.make_node("Cast", ["x"], ["x_half"], to=TensorProto.FLOAT16))
+    two.graph.node[1].input[0] = "x_half"
+    for weight in two.graph.initializer:
+        weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.float16), weight.name))
+    two.graph.node[-1].output[0] = "y_half"
+    two.graph.node.append(helper.make_node("Cast", ["y_half"], ["y"], to=TensorProto.FLOAT))
+    profile = tensor_profile(load(one), load(two), data_for(one), ProfileConfig(threshold_db=40))
+    assert len(profile.tensors) >= 6
+    assert profile.first is None
+    assert all(50 < t.agreement.sqnr_db < 100 for t in profile.tensors if t.op != "input")
