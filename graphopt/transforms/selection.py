@@ -13,6 +13,7 @@ from graphopt.errors import UsageError
 from graphopt.ir import Node, Tensor, constant_value
 from graphopt.transforms.criteria import Scores
 from graphopt.transforms.keepset import KeepSet
+from graphopt.transforms.selection_spare import removing
 from graphopt.transforms.selection_units import Family, Units
 
 Budget: TypeAlias = Literal["macs", "params", "bytes"]
@@ -132,7 +133,7 @@ def by_ratio(units: Units, scores: Scores, policy: Policy) -> KeepSet:
     for family in families:
         order = np.argsort(scores[family.classes], kind="stable")
         leaves[family.classes[order[: counts[family.number]]]] = True
-    return KeepSet.removing(units.coupling, leaves)
+    return removing(units, leaves, scores)
 
 
 def _global_counts(families: list[Family], scores: Scores, policy: Policy) -> dict[int, int]:
@@ -235,4 +236,4 @@ def removing_but_one(units: Units, marked: Bools, scores: Scores, policy: Policy
         limit = len(family) - max(policy.minimum, 1)
         chosen = [i for i in order if hit[i]][:limit]
         leaves[family.classes[chosen]] = True
-    return KeepSet.removing(units.coupling, leaves)
+    return removing(units, leaves, scores, exchange=False)

@@ -36,11 +36,15 @@ class Family:
 
 @dataclass
 class Units:
-    """All families of a graph. ``family_of[class]`` is a family number or -1."""
+    """All families of a graph. ``family_of[class]`` is a family number or -1.
+
+    ``axis_classes``: the classes of all axes one after the other, and where each axis starts.
+    """
 
     coupling: Coupling
     families: list[Family]
     family_of: Labels
+    axis_classes: tuple[Labels, Labels]
     rivals: list[tuple[tuple[int, ...], ...]] = field(default_factory=list)
 
 
@@ -64,6 +68,8 @@ def find_units(coupling: Coupling) -> Units:
     salt = np.random.default_rng(0)
     offset = 0
     arrays = [c for a in all_axes(coupling) if (c := solution.classes(a)) is not None]
+    starts = np.cumsum([0, *(len(a) for a in arrays[:-1])]) if arrays else np.zeros(0, np.int64)
+    on_axes = np.concatenate(arrays) if arrays else np.zeros(0, np.int64)
     arrays += [f for g in solution.grids for f in g.factors]
     for classes in arrays:
         first, where = np.unique(classes, return_index=True)
@@ -78,7 +84,7 @@ def find_units(coupling: Coupling) -> Units:
     for index, members in enumerate(groups):
         family_of[members] = index
     families = [Family(i, members, (), ()) for i, members in enumerate(groups)]
-    units = Units(coupling, _with_weights(coupling, families, family_of), family_of)
+    units = Units(coupling, _with_weights(coupling, families, family_of), family_of, (on_axes, starts))
     units.rivals = list(_rivals(coupling, family_of))
     return units
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from transforms.pruning import tiny, units_of
+from transforms.pruning import prune_and_check, tiny, units_of
 
 from graphopt.errors import UsageError
 from graphopt.pipeline.values import Pattern
@@ -22,6 +22,28 @@ from graphopt.transforms.selection import (
 
 MLP = """(float[2,5] x, float[5,16] w1, float[16,12] w2, float[12,4] w3) => (float y) {
     a = MatMul(x, w1) r = Relu(a) b = MatMul(r, w2) t = Tanh(b) y = MatMul(t, w3) }"""
+
+BRANCHES = """(float[1,3,8,8] x, float[2,3,3,3] w1, float[14,3,3,3] w2, float[16,2,1,1] w3,
+    float[4,16,1,1] w4) => (float y) {
+    a = Conv<pads=[1,1,1,1]>(x, w1) b = Conv<pads=[1,1,1,1]>(x, w2) c = Concat<axis=1>(a, b) r = Relu(c)
+    g = Conv<group=8>(r, w3) y = Conv(g, w4) }"""
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_branch_whose_channels_all_score_low_keeps_one(exchange: bool) -> None:
+    model = tiny(BRANCHES)
+    tensors = model.graph.tensors()
+    for name, low in (("w1", slice(None)), ("w3", slice(0, 2))):
+        values = np.array(tensors[name].values)
+        values[low] *= 1e-6
+        model.graph.set_weight(tensors[name], values)
+    units = units_of(model)
+    scores = score(units, CRITERIA["l1"])
+    keep = by_ratio(units, scores, Policy(0.5)) if exchange else by_threshold(units, 1e-3, Policy())
+    branch, joined = (keep.count(units.coupling.record.axes[tensors[n]][0]) for n in ("w1", "w3"))
+    assert branch == 2
+    assert joined == (8 if exchange else 16)
+    assert prune_and_check(model, keep, units).passed
 
 
 def test_the_smallest_rows_go() -> None:
