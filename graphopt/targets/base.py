@@ -141,6 +141,8 @@ class Target:
         types: flavours that ``types=`` may choose, activation and weight.
         no_int8: why there is no int8 at all; "" when there is.
         dynamic: operators with a kernel that quantizes its input as it runs.
+        no_half: operators that stay in float32 when a model is cast to float16 or bfloat16. ``half_note``: what the
+            user should know about half precision there.
     """
 
     name: str
@@ -163,6 +165,8 @@ class Target:
     types: tuple[tuple[str, str], ...] = ()
     no_int8: str = ""
     dynamic: tuple[str, ...] = ()
+    no_half: tuple[str, ...] = ()
+    half_note: str = ""
 
     def rule(self, op: str) -> OpRule | None:
         """The rule of an ``ai.onnx`` operator, or None when it has no low-precision kernel here."""

@@ -23,6 +23,18 @@ _MOVERS = (
     OpRule("Tile", "mover"),
     OpRule("Resize", "mover", attrs={"mode": ("nearest",)}),
 )
+_NO_HALF = (
+    "CumSum",
+    "NonMaxSuppression",
+    "TopK",
+    "RoiAlign",
+    "GridSample",
+    "Range",
+    "ReduceLogSumExp",
+    "ReduceLogSum",
+    "STFT",
+    "DFT",
+)
 _IDENTITY_GEMM = {"alpha": (1.0,), "beta": (1.0,), "transA": (0,)}
 
 ORT_CPU = Target(
@@ -52,6 +64,8 @@ ORT_CPU = Target(
     reduced_without="vnni",
     types=(("uint8", "int8"), ("int8", "int8"), ("uint8", "uint8"), ("uint8", "int4"), ("int8", "int4")),
     dynamic=("MatMul", "Gemm", "LSTM"),
+    no_half=_NO_HALF,
+    half_note="half precision halves the file; ONNX Runtime's CPU provider computes it in float32, so it is not faster",
 )
 
 OPENVINO = Target(
@@ -75,6 +89,7 @@ OPENVINO = Target(
     align={"float32": 16, "int8": 16},
     reduced_without="vnni",
     types=(("uint8", "int8"), ("int8", "int8")),
+    no_half=_NO_HALF,
 )
 
 TENSORRT = Target(
@@ -109,6 +124,7 @@ TENSORRT = Target(
     ),
     provider="TensorrtExecutionProvider",
     types=(("int8", "int8"),),
+    no_half=_NO_HALF,
 )
 
 ORT_CUDA = Target(
@@ -122,6 +138,7 @@ ORT_CUDA = Target(
     align={"float32": 4, "float16": 8},
     provider="CUDAExecutionProvider",
     no_int8="ONNX Runtime's CUDA provider has no int8 convolution or matrix kernels; Q/DQ would only slow it down",
+    no_half=_NO_HALF,
 )
 
 BUILTIN = {t.name: t for t in (ORT_CPU, ORT_CUDA, TENSORRT, OPENVINO)}

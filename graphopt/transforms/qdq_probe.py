@@ -38,8 +38,8 @@ class Probe:
         return not (np.isfinite(self.low) and np.isfinite(self.high)) or max(-self.low, self.high) >= MASK_MAGNITUDE
 
 
-def probe(model: Model, data: Dataset, batch: int = 1) -> dict[str, Probe]:
-    """Look at the float32 tensors of the main graph that the first few runs compute.
+def probe(model: Model, data: Dataset, batch: int = 1, runs: int | None = PROBED_RUNS) -> dict[str, Probe]:
+    """Look at the float32 tensors of the main graph that the first few ``runs`` (None: all) compute.
 
     Raises:
         DataError: there is no data, an input of the model is not finite, or an inner tensor is NaN.
@@ -56,7 +56,7 @@ def probe(model: Model, data: Dataset, batch: int = 1) -> dict[str, Probe]:
     low, high = dict.fromkeys(names, np.inf), dict.fromkeys(names, -np.inf)
     inputs = {t.name for t in model.graph.inputs}
     with session_of(clone, 1) as session:
-        for item in islice(data.iter_batches(batch), PROBED_RUNS):
+        for item in islice(data.iter_batches(batch), runs):
             found = session.run(item.feeds)
             for name, (shape, least, most) in zip(names, _triples(found[t.name] for t in made), strict=True):
                 shapes.setdefault(name, tuple(int(d) for d in shape))
