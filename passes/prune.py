@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from graphopt.errors import UsageError, ValidationError
+from graphopt.errors import UnsupportedError, UsageError, ValidationError
 from graphopt.model import Model
 from graphopt.pipeline.context import Context
 from graphopt.pipeline.options import Options, Tunable, option
@@ -15,7 +15,6 @@ from graphopt.pipeline.values import Pattern, PatternMap
 
 if TYPE_CHECKING:
     from graphopt.analysis.labels import Coupling
-    from graphopt.analysis.labels.site import Rule
     from graphopt.analysis.statistics import Progress
     from graphopt.data.feeds import Dataset
     from graphopt.ir import Array
@@ -40,14 +39,20 @@ class PruneOptions(Options):
     )
     keep_params: float | None = option(None, "Share of the parameters that stays, at most.", gt=0, le=1)
     keep_bytes: float | None = option(None, "Share of the weight bytes that stays, at most.", gt=0, le=1)
-    threshold: float | None = option(None, "Remove units whose weights are all at most this in magnitude.", ge=0)
+    threshold: float | None = option(None, "Remove units all of whose producing weights are at most this.", ge=0)
+    norm: Literal["max", "l1", "l2"] = option(
+        "max", "What threshold bounds: the largest magnitude in a unit's weights, their L1 or their L2 norm."
+    )
     mode: Literal["amount", "exact"] = option("amount", "exact removes only what provably changes nothing.")
     criterion: str = option(
         "auto",
-        "How units are ranked: recovery (error left after compensation, needs data), l1, l2, random, bn_scale, fpgm, "
-        "lamp, or one of a plugin. auto is recovery with data, l1 without.",
+        "How units are ranked. From the weights: l1, l2, random, bn_scale, fpgm, lamp. With data: recovery (error left "
+        "after compensation), reconstruction (error of the consumers' outputs), wanda, fluctuation, activation (root "
+        "mean square), mean, variance, apoz. Or one of a plugin. auto is recovery with data, l1 without.",
     )
-    reduction: Literal["sum", "mean", "max", "prod"] = option("sum", "How a unit's scores on its weights are combined.")
+    reduction: Literal["sum", "mean", "max", "prod", "union"] = option(
+        "sum", "How a unit's scores on its weights are combined. union: what any of its weights would remove first."
+    )
     scope: Literal["local", "global"] = option("local", "Rank units within their class, or all together.")
     prefer: Literal["auto", "heads", "inside"] = option(
         "auto", "Remove whole heads (blocks), or positions inside them."
@@ -110,7 +115,7 @@ class Prune(Pass[PruneOptions]):
         from graphopt.transforms.selection_units import find_units
 
         tensors = model.graph.tensors() if frozen else {}
-        coupling = analyse(model.graph, rules=_rules(), frozen={tensors[n]: why for n, why in frozen.items()})
+        coupling = analyse(model.graph, rules=ctx.rules(), frozen={tensors[n]: why for n, why in frozen.items()})
         units = find_units(coupling)
         keep = self._choose(model, units, ctx)
         if keep.empty():
@@ -155,7 +160,7 @@ class Prune(Pass[PruneOptions]):
         if options.mode == "exact":
             return self._exact(units, policy)
         if options.threshold is not None:
-            return selection.by_threshold(units, options.threshold, policy)
+            return selection.by_threshold(units, options.threshold, policy, options.norm)
         budgets: list[tuple[selection.Budget, float | None]] = [
             ("macs", options.keep_macs),
             ("params", options.keep_params),
@@ -186,17 +191,17 @@ class Prune(Pass[PruneOptions]):
 
     def _scores(self, model: Model, units: Units, policy: Policy, ctx: Context) -> Array:
         from graphopt.transforms.activations import ActivationStatistics
-        from graphopt.transforms.criteria import find_criterion, score
+        from graphopt.transforms.criteria import CRITERIA, score
 
         name = self._criterion(ctx)
         seed = int(ctx.rng().integers(1 << 31))
         if name != "recovery":
             data = ctx.settings.data
             statistics = None if data is None else ActivationStatistics(model, data, units, ctx.settings.cache_dir)
-            return score(units, find_criterion(name), self.options.reduction, statistics, seed)
+            return score(units, ctx.criterion(name), self.options.reduction, statistics, seed)
         from graphopt.transforms.recovery_selection import recovery_scores
 
-        others = score(units, find_criterion("l1"), self.options.reduction, None, seed)
+        others = score(units, CRITERIA["l1"], self.options.reduction, None, seed)
         return recovery_scores(model, units, policy, self._data(ctx), others)
 
     def _criterion(self, ctx: Context) -> str:
@@ -255,7 +260,11 @@ class Prune(Pass[PruneOptions]):
     ) -> None:
         from graphopt.transforms.equivalence import check
 
-        found = check(model, oracle, units.coupling, keep, feeds, units.families)
+        try:
+            found = check(model, oracle, units.coupling, keep, feeds, units.families)
+        except UnsupportedError as error:
+            ctx.warn(None, f"not proven: {error}")
+            return
         ctx.count("masked error", found.error)
         ctx.count("classes exchanged", found.tested)
         ctx.count("inconclusive", len(found.inconclusive))
@@ -279,18 +288,6 @@ class Prune(Pass[PruneOptions]):
             )
         for name in found.inconclusive:
             ctx.warn(name, "inconclusive: exchanging a kept for a removed unit moved nothing by 100 tolerances")
-
-
-def _rules() -> dict[tuple[str, str], Rule]:
-    """Rules of entry-point group ``graphopt.rules``: each entry is a mapping from ``Op`` or ``domain:Op`` to a rule."""
-    from importlib.metadata import entry_points
-
-    found: dict[tuple[str, str], Rule] = {}
-    for entry in entry_points(group="graphopt.rules"):
-        for key, rule in entry.load().items():
-            domain, _, op = key.rpartition(":")
-            found[domain, op] = rule
-    return found
 
 
 def _record_origins(coupling: Coupling, keep: KeepSet, ctx: Context) -> None:

@@ -12,6 +12,7 @@ from graphopt.cli import arguments as args
 def inspect(
     model: args.ModelPath,
     dim: args.DimOption = None,
+    plugin: args.PluginOption = None,
     units: Annotated[bool, typer.Option(help="Find what can be pruned and what freezes the rest.")] = True,
     json: args.JsonOption = False,
     verbose: args.VerboseOption = 0,
@@ -29,10 +30,15 @@ def inspect(
     found_units = None
     if units:
         from graphopt.analysis.labels import analyse
+        from graphopt.pipeline.extensions import rules_of
+        from graphopt.pipeline.registry import Registry
         from graphopt.transforms.inspection import prunable
         from graphopt.transforms.selection_units import find_units
 
         loaded.inline_functions()
-        found_units = prunable(find_units(analyse(loaded.graph)))
+        registry = Registry()
+        for spec in plugin or ():
+            registry.load_plugin(spec)
+        found_units = prunable(find_units(analyse(loaded.graph, rules=rules_of(registry))))
         out.show(*prunable_items(found_units, None if verbose else 15))
     out.json({"model": found, "prunable": found_units})

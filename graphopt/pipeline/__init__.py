@@ -1,6 +1,7 @@
 """Passes, rewrites, pipelines and their manager: what a custom pass imports, and what runs it."""
 
 from graphopt.pipeline.context import Context, Settings
+from graphopt.pipeline.extensions import criterion, rule
 from graphopt.pipeline.manager import PassManager, Run
 from graphopt.pipeline.matching import Match
 from graphopt.pipeline.options import Options, Tunable, option
@@ -37,6 +38,8 @@ __all__ = [
     "Size",
     "Tunable",
     "Var",
+    "criterion",
     "option",
     "rewrite",
+    "rule",
 ]

@@ -20,6 +20,9 @@ from graphopt.results import Remark, RemarkKind
 
 if TYPE_CHECKING:
     from graphopt.data.feeds import Dataset
+    from graphopt.pipeline.extensions import Rules
+    from graphopt.pipeline.registry import Registry
+    from graphopt.transforms.criteria import Criterion
 
 T = TypeVar("T")
 Where: TypeAlias = "Node | Tensor | str | None"
@@ -64,6 +67,7 @@ class RunState:
     reference: Model | None = None
     reference_analyses: Analyses | None = None
     precision: Precision = "float32"
+    registry: Registry | None = None
 
 
 class Context:
@@ -95,6 +99,31 @@ class Context:
     def reference(self) -> Model | None:
         """The model that entered the first lossy pass, to be read only; None before that."""
         return self._state.reference
+
+    @property
+    def registry(self) -> Registry:
+        """Where plugins and installed packages are found by name."""
+        from graphopt.pipeline.registry import Registry
+
+        if self._state.registry is None:
+            self._state.registry = Registry()
+        return self._state.registry
+
+    def rules(self) -> Rules:
+        """Propagation rules of plugins and installed packages, by (domain, operator)."""
+        from graphopt.pipeline.extensions import rules_of
+
+        return rules_of(self.registry)
+
+    def criterion(self, name: str) -> Criterion:
+        """The function that ranks units under this name.
+
+        Raises:
+            UsageError: there is none.
+        """
+        from graphopt.pipeline.extensions import criterion_of
+
+        return criterion_of(self.registry, name)
 
     @property
     def remarks(self) -> tuple[Remark, ...]:

@@ -103,7 +103,7 @@ class PassManager:
             raise UnsupportedError(
                 "the model holds training information, which passes would make wrong; remove it first"
             )
-        state = RunState(self._settings, budget or Budget(self._limit), Analyses(model))
+        state = RunState(self._settings, budget or Budget(self._limit), Analyses(model), registry=self._registry)
         if any(step.quantizes for plan in plans for step in plan.leaves()):
             state.precision = "int8"
         worker = _Worker(model, state, self._instruments, self._measure, self._check_reports)

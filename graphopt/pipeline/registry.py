@@ -10,6 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, get_args
 
 from graphopt.errors import GraphoptError, UsageError
+from graphopt.pipeline.extensions import collect_marked
 from graphopt.pipeline.options import did_you_mean
 from graphopt.pipeline.passes import Pass
 from graphopt.pipeline.plugins import load_module
@@ -104,8 +105,9 @@ class Registry:
     def load_plugin(self, spec: str) -> list[str]:
         """Load a plugin, a Python file or an importable module, and add what it provides.
 
-        Every concrete ``Pass`` defined in it is added under its name. If the module has a function ``register``, it
-        is called with this registry and can add to any group. Returns the names of the passes added.
+        Every concrete ``Pass`` defined in it is added under its name, every function marked with ``rule`` or
+        ``criterion`` as such. If the module has a function ``register``, it is called with this registry and can add
+        to any group. Returns the names of the passes added.
 
         Raises:
             UsageError: the plugin cannot be loaded, or provides nothing.
@@ -114,11 +116,15 @@ class Registry:
         found = [thing for thing in vars(module).values() if _is_own_pass(thing, module.__name__)]
         for thing in found:
             self.passes.add(thing.name, thing)
+        marked = collect_marked(vars(module), self)
         register = getattr(module, "register", None)
         if register is not None:
             register(self)
-        elif not found:
-            raise UsageError(f"plugin {spec!r} defines no Pass and no function register(registry)")
+        elif not found and not marked:
+            raise UsageError(
+                f"plugin {spec!r} defines no Pass, no function marked with @rule or @criterion, and no function "
+                "register(registry)"
+            )
         return [thing.name for thing in found]
 
 

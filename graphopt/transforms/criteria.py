@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +14,15 @@ from graphopt.ir import Array, Node, Tensor, constant_value
 from graphopt.transforms.selection_units import Units
 
 Scores: TypeAlias = "npt.NDArray[np.float64]"
+Kind: TypeAlias = Literal["rms", "mean", "variance", "zeros"]
+Reduction: TypeAlias = Literal["sum", "mean", "max", "prod", "union"]
 
 
 class Statistics(Protocol):
     """What activation-based criteria read; the calibration engine provides it."""
 
-    def channel(self, tensor: Tensor, axis: int, kind: str) -> Array | None:
-        """One number per position of ``axis``: ``kind`` is ``rms``, ``mean`` or ``variance``."""
+    def channel(self, tensor: Tensor, axis: int, kind: Kind) -> Array | None:
+        """One number per position of ``axis``; ``zeros`` is the share of exact zeros."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def contracted_input(node: Node) -> int | None:
     return {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": -1}.get(node.op)
 
 
-def _input_statistic(part: Slice, statistics: Statistics | None, kind: str, name: str) -> Scores | None:
+def _input_statistic(part: Slice, statistics: Statistics | None, kind: Kind, name: str) -> Scores | None:
     """A statistic of the input channels that this slice multiplies, or None when it is no such slice."""
     if statistics is None:
         raise UsageError(f"criterion {name} needs calibration data; give --data or choose l1")
@@ -133,6 +135,30 @@ def activation(part: Slice, statistics: Statistics | None, random: np.random.Gen
     return _input_statistic(part, statistics, "rms", "activation")
 
 
+def mean_activation(part: Slice, statistics: Statistics | None, random: np.random.Generator) -> Scores | None:
+    """Magnitude of the channel's mean."""
+    found = _input_statistic(part, statistics, "mean", "mean")
+    return None if found is None else np.abs(found)
+
+
+def variance(part: Slice, statistics: Statistics | None, random: np.random.Generator) -> Scores | None:
+    """Variance of the channel: what hardly varies can be replaced by a bias."""
+    return _input_statistic(part, statistics, "variance", "variance")
+
+
+def apoz(part: Slice, statistics: Statistics | None, random: np.random.Generator) -> Scores | None:
+    """One minus the average percentage of zeros of the channel (Hu et al. 2016)."""
+    found = _input_statistic(part, statistics, "zeros", "apoz")
+    return None if found is None else 1.0 - found
+
+
+def reconstruction(part: Slice, statistics: Statistics | None, random: np.random.Generator) -> Scores | None:
+    """Mean squared error of the consumer's output when this channel alone is missing: |W|^2 E[x^2] (as ThiNet, Luo et
+    al. 2017, before compensation; ``recovery`` ranks by the error that is left after it)."""
+    found = _input_statistic(part, statistics, "rms", "reconstruction")
+    return None if found is None else l2(part, statistics, random) ** 2 * found**2
+
+
 CRITERIA: Mapping[str, Criterion] = {
     "l1": l1,
     "l2": l2,
@@ -143,15 +169,11 @@ CRITERIA: Mapping[str, Criterion] = {
     "wanda": wanda,
     "fluctuation": fluctuation,
     "activation": activation,
+    "mean": mean_activation,
+    "variance": variance,
+    "apoz": apoz,
+    "reconstruction": reconstruction,
 }
-REDUCTIONS: Mapping[str, Callable[..., Any]] = {
-    "sum": np.add,
-    "mean": np.add,
-    "max": np.maximum,
-    "prod": np.multiply,
-}
-
-
 def slices(units: Units) -> list[Slice]:
     """All axes of float weights that some unit cuts."""
     found: list[Slice] = []
@@ -172,51 +194,75 @@ def slices(units: Units) -> list[Slice]:
 def score(
     units: Units,
     criterion: Criterion,
-    reduction: str = "sum",
+    reduction: Reduction = "sum",
     statistics: Statistics | None = None,
     seed: int = 0,
 ) -> Scores:
     """The importance of every class: ``criterion`` per weight axis, reduced over all axes that the class lies on.
 
-    What a derived class (of a merged axis) is worth counts for each of its factors.
+    ``union`` is the union of decisions: on each axis the classes are ranked, and a class is worth its lowest rank, so
+    that what any one axis would remove first goes first. What a derived class (of a merged axis) is worth counts for
+    each of its factors.
+
+    Raises:
+        UsageError: the criterion answers with something that is not one number per position.
     """
+    if reduction not in get_args(Reduction):
+        raise UsageError(f"unknown reduction {reduction!r}; choose one of {', '.join(get_args(Reduction))}")
     solution = units.coupling.solution
     number = len(solution.frozen)
-    ufunc = REDUCTIONS.get(reduction)
-    if ufunc is None:
-        raise UsageError(f"unknown reduction {reduction!r}; choose one of {', '.join(REDUCTIONS)}")
-    totals = np.full(number, 1.0 if reduction == "prod" else 0.0)
+    totals = np.full(number, {"prod": 1.0, "union": np.inf}.get(reduction, 0.0))
     counts = np.zeros(number)
     random = np.random.default_rng(seed)
     for part in slices(units):
         values = criterion(part, statistics, random)
         if values is None:
             continue
-        own = np.zeros(number)
-        np.add.at(own, part.classes, values)
-        touched = np.unique(part.classes)
-        totals[touched] = ufunc(totals[touched], own[touched])
+        own, touched = _per_class(part, np.asarray(values), number)
+        if reduction == "union":
+            own = _ranks(own[touched])
+            totals[touched] = np.minimum(totals[touched], own)
+        elif reduction == "max":
+            totals[touched] = np.maximum(totals[touched], own[touched])
+        elif reduction == "prod":
+            totals[touched] *= own[touched]
+        else:
+            totals[touched] += own[touched]
         counts[touched] += 1
-    for grid in solution.grids:
+    _to_factors(units, totals, counts, reduction)
+    if reduction == "mean":
+        totals = totals / np.maximum(counts, 1)
+    return np.where(counts > 0, totals, 0.0)
+
+
+def _per_class(part: Slice, values: Array, number: int) -> tuple[Scores, Array]:
+    if values.shape != (len(part.classes),):
+        raise UsageError(
+            f"the criterion answers {values.shape} for {part.tensor.name!r}, expected one number for each of the "
+            f"{len(part.classes)} positions of axis {part.axis}"
+        )
+    own = np.zeros(number)
+    np.add.at(own, part.classes, values)
+    return own, np.unique(part.classes)
+
+
+def _ranks(values: Scores) -> Scores:
+    """Ranks from 0 (the smallest) to 1."""
+    ranks: Scores = np.empty(len(values))
+    ranks[np.argsort(values, kind="stable")] = np.arange(len(values)) / max(len(values) - 1, 1)
+    return ranks
+
+
+def _to_factors(units: Units, totals: Scores, counts: Scores, reduction: Reduction) -> None:
+    """What the positions of a merged axis are worth counts for each of its factors."""
+    for grid in units.coupling.solution.grids:
         for k, factor in enumerate(grid.factors):
             others = tuple(i for i in range(grid.merged.ndim) if i != k)
-            np.add.at(totals, factor, totals[grid.merged].sum(axis=others))
-            np.add.at(counts, factor, np.ones(len(factor)))
-    return totals / np.maximum(counts, 1) if reduction == "mean" else totals
-
-
-def find_criterion(name: str) -> Criterion:
-    """A built-in criterion, or one of entry-point group ``graphopt.criteria``.
-
-    Raises:
-        UsageError: there is none of this name.
-    """
-    from importlib.metadata import entry_points
-
-    if name in CRITERIA:
-        return CRITERIA[name]
-    others = {e.name: e for e in entry_points(group="graphopt.criteria")}
-    if name in others:
-        loaded: Criterion = others[name].load()
-        return loaded
-    raise UsageError(f"unknown criterion {name!r}; there are {', '.join([*CRITERIA, *sorted(others)])}")
+            values, seen = totals[grid.merged], counts[grid.merged].max(axis=others)
+            if reduction == "union":
+                np.minimum.at(totals, factor, values.min(axis=others))
+            elif reduction == "max":
+                np.maximum.at(totals, factor, values.max(axis=others))
+            else:
+                np.add.at(totals, factor, np.where(counts[grid.merged] > 0, values, 0.0).sum(axis=others))
+            np.add.at(counts, factor, (seen > 0).astype(float))

@@ -99,7 +99,7 @@ def check(
     outputs = len(pruned.graph.outputs)
     session = _session(oracle.model, names)
     expected = session.run(None, {**feeds, **oracle.feeds(keep)})
-    found = _session(pruned, names).run(None, dict(feeds))
+    found = _session(pruned, names, "the pruned model").run(None, dict(feeds))
     errors = [difference([a], [b]) for a, b in zip(expected[:outputs], found[:outputs], strict=True)]
     unstable = [i for i, e in enumerate(errors) if e > tolerance and coupling.graph.outputs[i] in behind]
     error = max((e for i, e in enumerate(errors) if i not in unstable), default=0.0)
@@ -226,9 +226,15 @@ def _one(a: Array, b: Array) -> float:
     return float(np.abs(x - y).max() / span)
 
 
-def _session(model: Model, probes: Sequence[str]) -> Any:
-    """A session with the named inner tensors as further outputs, runtime optimizations off."""
+def _session(model: Model, probes: Sequence[str], name: str = "the masked model") -> Any:
+    """A session with the named inner tensors as further outputs, runtime optimizations off.
+
+    Raises:
+        UnsupportedError: ONNX Runtime has no kernel for an operator.
+    """
     import onnxruntime as ort
+
+    from graphopt.runtime.ort_errors import load_error, ort_exceptions
 
     tensors = {t.name: t for n in model.graph.nodes for t in n.outputs}
     added = [tensors[name] for name in probes]
@@ -244,6 +250,8 @@ def _session(model: Model, probes: Sequence[str]) -> Any:
     try:
         with session_source(model) as source:
             return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except ort_exceptions() as error:
+        raise load_error(error, name, "input") from error
     finally:
         model.graph.outputs = kept
         for tensor, shape in saved:

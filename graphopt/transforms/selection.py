@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 
+from graphopt.analysis.labels.site import EdgeKey
 from graphopt.analysis.labels.solve import Bools
 from graphopt.errors import UsageError
-from graphopt.ir import Node, Tensor, constant_value
-from graphopt.transforms.criteria import Scores
+from graphopt.ir import Array, Node, Tensor, constant_value
+from graphopt.transforms.criteria import Scores, weight_places
 from graphopt.transforms.keepset import KeepSet
 from graphopt.transforms.selection_spare import removing
 from graphopt.transforms.selection_units import Family, Units
 
 Budget: TypeAlias = Literal["macs", "params", "bytes"]
+Norm: TypeAlias = Literal["max", "l1", "l2"]
+_NORMS: Mapping[Norm, Callable[[Array], Array]] = {
+    "max": lambda rows: np.asarray(rows.max(axis=1)),
+    "l1": lambda rows: np.asarray(rows.sum(axis=1)),
+    "l2": lambda rows: np.asarray(np.sqrt(np.square(rows).sum(axis=1))),
+}
 NARROW = 8
 FINEST = 4
 _STEPS = 24
@@ -206,22 +213,38 @@ def weight_bytes(units: Units, keep: KeepSet | None) -> float:
     return _sizes(units, keep, lambda t: int(np.dtype(facts[t].dtype).itemsize) if facts[t].dtype is not None else 4)
 
 
-def by_threshold(units: Units, threshold: float, policy: Policy) -> KeepSet:
-    """Remove units all of whose producing weights are at most ``threshold`` in magnitude; one unit always stays."""
-    peak = np.zeros(len(units.family_of))
-    for tensor, axes, _ in units.coupling.weight_axes():
-        for place, axis in enumerate(axes):
-            classes = units.coupling.solution.classes(axis)
-            value = constant_value(tensor) if classes is not None else None
-            if classes is None or value is None or value.dtype.kind != "f" or value.ndim < 2:
-                continue
-            others = tuple(k for k in range(value.ndim) if k != place)
-            np.maximum.at(peak, classes, np.abs(value).max(axis=others))
+def by_threshold(units: Units, threshold: float, policy: Policy, norm: Norm = "max") -> KeepSet:
+    """Remove units whose producing weights are small: on every weight that makes them the largest magnitude (``max``),
+    the sum of magnitudes (``l1``) or the Euclidean norm (``l2``) is at most ``threshold``. One unit always stays.
+
+    Weights that only read a unit do not count, nor do biases; a unit that no weight makes stays.
+    """
+    size = np.full(len(units.family_of), -1.0)
+    for tensor, axes, edges in units.coupling.weight_axes():
+        value = constant_value(tensor)
+        if value is None or value.dtype.kind not in "fV" or value.ndim < 2:
+            continue
+        for place in _producing(edges[0], value.ndim):
+            classes = units.coupling.solution.classes(axes[place])
+            if classes is not None:
+                rows = np.moveaxis(np.abs(np.asarray(value, np.float64)), place, 0).reshape(len(classes), -1)
+                np.maximum.at(size, classes, _NORMS[norm](rows))
     for grid in units.coupling.solution.grids:
         for k, factor in enumerate(grid.factors):
             others = tuple(i for i in range(grid.merged.ndim) if i != k)
-            np.maximum.at(peak, factor, peak[grid.merged].max(axis=others))
-    return removing_but_one(units, peak <= threshold, peak, policy)
+            np.maximum.at(size, factor, size[grid.merged].max(axis=others))
+    return removing_but_one(units, (size >= 0) & (size <= threshold), size, policy)
+
+
+def _producing(edge: EdgeKey, rank: int) -> tuple[int, ...]:
+    """The axes of a weight whose positions make outputs: all of them where the node is no plain product."""
+    node, index = edge
+    places = weight_places(node, rank)
+    if places is None:
+        return tuple(range(rank))
+    if index == 1:
+        return (places[0],)
+    return (rank - 2,) if index == 0 and node.op == "MatMul" else ()
 
 
 def removing_but_one(units: Units, marked: Bools, scores: Scores, policy: Policy) -> KeepSet:

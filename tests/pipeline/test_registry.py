@@ -56,7 +56,7 @@ def test_a_plugin_module_adds_to_any_group(tmp_path, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("x = 1", "defines no Pass and no function register"),
+        ("x = 1", "defines no Pass, no function marked"),
         ("import no_such_module", "cannot be loaded: ModuleNotFoundError"),
         ("1 +", "cannot be loaded: SyntaxError"),
         ("raise RuntimeError('no')", "cannot be loaded: RuntimeError: no"),

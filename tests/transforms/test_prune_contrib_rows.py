@@ -49,7 +49,8 @@ CASES: dict[str, tuple[str, int, int]] = {
         f"""(float[1,3,6,6] x, int8[8,3,3,3] w1, int8[8,3,3,3] w2, int8[4,16,1,1] w4) => (uint8 y) <{QUANT}> {{
         q = QuantizeLinear(x, s, z) a = QLinearConv(q, s, z, w1, sw, zw, s, z)
         b = QLinearConv(q, s, z, w2, sw, zw, s, z) c = com.microsoft.QLinearAdd(a, s, z, b, s, z, s, z)
-        d = com.microsoft.QLinearMul(a, s, z, c, s, z, s, z) e = com.microsoft.QLinearLeakyRelu<alpha=0.1>(d, s, z, s, z)
+        d = com.microsoft.QLinearMul(a, s, z, c, s, z, s, z)
+        e = com.microsoft.QLinearLeakyRelu<alpha=0.1>(d, s, z, s, z)
         f = com.microsoft.QLinearSigmoid(c, s, z, s, z)
         g = com.microsoft.QLinearConcat<axis=1>(s, z, e, s, z, f, s, z)
         h = com.microsoft.QLinearAveragePool<kernel_shape=[2,2]>(g, s, z, s, z)
@@ -105,7 +106,8 @@ CASES: dict[str, tuple[str, int, int]] = {
     "embed_layer_norm": (
         """(int32[2,3] ids, int32[2,3] seg, float[7,8] w1, float[5,8] w2, float[2,8] w3, float[8] b1, float[8] b2,
         float[8,4] w4) => (float y) {
-        n, m, t = com.microsoft.EmbedLayerNormalization(ids, seg, w1, w2, w3, b1, b2) u = Add(n, t) y = MatMul(u, w4) }""",
+        n, m, t = com.microsoft.EmbedLayerNormalization(ids, seg, w1, w2, w3, b1, b2) u = Add(n, t)
+        y = MatMul(u, w4) }""",
         17,
         1,
     ),
@@ -181,8 +183,8 @@ CASES: dict[str, tuple[str, int, int]] = {
         1,
     ),
     "deform_conv": (
-        """(float[1,3,6,6] x, float[6,3,1,1] w0, float[8,6,3,3] w1, float[18,3,3,3] w2, float[4,8,1,1] w3) => (float y) {
-        a = Conv(x, w0) o = Conv(x, w2) c = DeformConv(a, w1, o) y = Conv(c, w3) }""",
+        """(float[1,3,6,6] x, float[6,3,1,1] w0, float[8,6,3,3] w1, float[18,3,3,3] w2, float[4,8,1,1] w3)
+        => (float y) { a = Conv(x, w0) o = Conv(x, w2) c = DeformConv(a, w1, o) y = Conv(c, w3) }""",
         19,
         2,
     ),

@@ -8,7 +8,7 @@ from transforms.pruning import prune_and_check, tiny, units_of
 
 from graphopt.errors import UsageError
 from graphopt.pipeline.values import Pattern
-from graphopt.transforms.criteria import CRITERIA, find_criterion, score
+from graphopt.transforms.criteria import CRITERIA, score
 from graphopt.transforms.selection import (
     Policy,
     by_budget,
@@ -60,11 +60,14 @@ def test_the_smallest_rows_go() -> None:
     assert np.flatnonzero(~keep.mask(units.coupling.record.axes[weight][1])).tolist() == [3, 7]
 
 
-@pytest.mark.parametrize("name", sorted(set(CRITERIA) - {"bn_scale", "wanda", "fluctuation", "activation"}))
-@pytest.mark.parametrize("reduction", ["sum", "mean", "max", "prod"])
+DATA = {"wanda", "fluctuation", "activation", "mean", "variance", "apoz", "reconstruction"}
+
+
+@pytest.mark.parametrize("name", sorted(set(CRITERIA) - {"bn_scale"} - DATA))
+@pytest.mark.parametrize("reduction", ["sum", "mean", "max", "prod", "union"])
 def test_every_criterion_ranks(name: str, reduction: str) -> None:
     units = units_of(tiny(MLP))
-    scores = score(units, find_criterion(name), reduction, seed=3)
+    scores = score(units, CRITERIA[name], reduction, seed=3)
     for family in units.families:
         assert np.isfinite(scores[family.classes]).all()
         assert len(np.unique(scores[family.classes])) > len(family) // 2
@@ -79,9 +82,9 @@ def test_bn_scale_reads_gamma_only() -> None:
     assert np.allclose(scores[units.families[0].classes], np.abs(model.graph.tensors()["bs"].values))
 
 
-def test_unknown_criterion_and_missing_data_are_explained() -> None:
-    with pytest.raises(UsageError, match="l1"):
-        find_criterion("nonsense")
+def test_missing_data_and_a_wrong_answer_are_explained() -> None:
+    with pytest.raises(UsageError, match="one number for each of the 16 positions"):
+        score(units_of(tiny(MLP)), lambda part, statistics, random: np.ones(3))
     with pytest.raises(UsageError, match="calibration data"):
         score(units_of(tiny(MLP)), CRITERIA["wanda"])
 
@@ -139,17 +142,42 @@ def test_threshold_removes_small_units_and_leaves_one() -> None:
         values = np.array(weight.values)
         values[:, :3] = 1e-4
         model.graph.set_weight(weight, values)
-    third = np.array(model.graph.tensors()["w3"].values)
-    third[:3] = 1e-4
-    model.graph.set_weight(model.graph.tensors()["w3"], third)
     units = units_of(model)
     keep = by_threshold(units, 1e-3, Policy())
-    assert [int(keep.removed[f.classes].sum()) for f in units.families] == [0, 3]
+    assert [int(keep.removed[f.classes].sum()) for f in units.families] == [3, 3]
     everything = by_threshold(units, 1e9, Policy())
     assert [len(f) - int(everything.removed[f.classes].sum()) for f in units.families] == [1, 1]
 
 
-@pytest.mark.parametrize("name", ["wanda", "fluctuation", "activation"])
+@pytest.mark.parametrize(("norm", "bound"), [("max", 0.01), ("l1", 0.05), ("l2", 0.01 * 5**0.5)])
+def test_threshold_norms(norm: str, bound: float) -> None:
+    """A unit whose five weights are all 0.01 is at the bound of each norm."""
+    model = tiny(MLP)
+    weight = model.graph.tensors()["w1"]
+    values = np.array(weight.values)
+    values[:, 7] = 0.01
+    model.graph.set_weight(weight, values)
+    units = units_of(model)
+    for factor, gone in ((1.001, 1), (0.999, 0)):
+        keep = by_threshold(units, bound * factor, Policy(), norm)  # type: ignore[arg-type]
+        assert int(keep.removed[units.families[0].classes].sum()) == gone
+
+
+def test_union_removes_what_any_weight_would_remove_first() -> None:
+    """The smallest column of w1 and the smallest row of w2 go before any other, whatever the other weight says."""
+    model = tiny(MLP)
+    for name, index in (("w1", (slice(None), 3)), ("w2", (7,))):
+        weight = model.graph.tensors()[name]
+        values = np.array(weight.values)
+        values[index] = 1e-6
+        model.graph.set_weight(weight, values)
+    units = units_of(model)
+    classes = units.families[0].classes
+    scores = score(units, CRITERIA["l1"], "union")[classes]
+    assert set(np.argsort(scores, kind="stable")[:2].tolist()) == {3, 7}
+
+
+@pytest.mark.parametrize("name", sorted(DATA))
 def test_activation_criteria_read_the_data(name: str) -> None:
     """A hidden unit that never fires ranks last, whatever its weights."""
     from graphopt.data.interface import read_interface
