@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from patches import TOKENS
 
 HERE = Path(__file__).resolve().parent
-FILES = ("lenet", "residual", "depthwise", "transformer", "transformer_masked", "recurrent")
+FILES = ("lenet", "residual", "depthwise", "vgg", "transformer", "transformer_masked", "recurrent")
 BEGIN, END = "<!-- measured by evaluate.py -->", "<!-- end -->"
 BATCH = 500
 LOGIT_TOLERANCE = 1e-3

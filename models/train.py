@@ -16,7 +16,7 @@ from torch import nn
 from training import predict, train
 
 HERE = Path(__file__).resolve().parent
-NAMES = ("lenet", "residual", "depthwise", "transformer", "recurrent")
+NAMES = ("lenet", "residual", "depthwise", "vgg", "transformer", "recurrent")
 
 _log = logging.getLogger("train")
 

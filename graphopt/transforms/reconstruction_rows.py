@@ -11,6 +11,7 @@ from graphopt.analysis.statistics.accumulators import State
 from graphopt.analysis.statistics.gram import grouped, selected
 from graphopt.errors import GraphoptError
 from graphopt.ir import Array
+from graphopt.transforms.reconstruction_response import ResponseRows
 
 HELD_PERIOD = 5
 
@@ -81,25 +82,28 @@ class Against:
     """Spec: features of the changed model against stored rows of the reference.
 
     The request's first tensor gives the features, cut by ``patches``; a second one, if any, is subtracted from the
-    targets (the other operand of a residual sum), cut by ``other``.
+    targets (the other operand of a residual sum), cut by ``other``. ``stride`` > 0: every so many rows of a sample are
+    kept as they are, which takes ``kept_bytes``.
     """
 
     patches: Patches
     store: RowStore
     groups: int
     other: Channels | None = None
+    stride: int = 0
+    kept_bytes: int = 0
 
     def create(self) -> AgainstAccumulator:
         """A new accumulator."""
         return AgainstAccumulator(self)
 
     def memory(self, shapes: tuple[tuple[int, ...], ...]) -> int:
-        """Two systems."""
-        return 48 * self.patches.gram_elements(shapes[0])
+        """Two systems, and the rows that are kept."""
+        return 48 * self.patches.gram_elements(shapes[0]) + self.kept_bytes
 
 
 class AgainstAccumulator:
-    """The system of the samples to fit, and that of the held-back ones (every fifth)."""
+    """The system of the samples to fit, and that of the held-back ones (every fifth); and kept rows of both."""
 
     def __init__(self, spec: Against) -> None:
         self._spec = spec
@@ -107,6 +111,8 @@ class AgainstAccumulator:
         self.fit = CrossGramAccumulator(spec.patches, target, None)
         self.held = CrossGramAccumulator(spec.patches, target, None)
         self._part = Part(HELD_PERIOD, True)
+        self.fit_rows: list[ResponseRows] = []
+        self.held_rows: list[ResponseRows] = []
 
     def update(self, arrays: tuple[Array, ...], rows: Rows) -> None:
         """See ``Accumulator``."""
@@ -125,18 +131,40 @@ class AgainstAccumulator:
                 raise GraphoptError(
                     f"a layer gives {block.shape[1]} positions where its reference gives {targets.shape[1]}"
                 )
-            if others is not None:
-                targets = targets - np.stack([others[int(ids[i])][:, 0] for i in chosen])
-            targets = targets.reshape(*targets.shape[:2], self._spec.groups, -1)
+            rest = None if others is None else np.stack([others[int(ids[i])][:, 0] for i in chosen])
             held = self._part.mask(ids[chosen])
-            for mask, system in ((~held, self.fit), (held, self.held)):
-                if mask.any():
-                    system.add_pair(grouped(block[mask], ones=True), grouped(targets[mask]))
+            self._add(self.fit, self.fit_rows, block, targets, rest, ~held)
+            self._add(self.held, self.held_rows, block, targets, rest, held)
+
+    def _add(
+        self,
+        system: CrossGramAccumulator,
+        kept: list[ResponseRows],
+        block: Array,
+        targets: Array,
+        rest: Array | None,
+        mask: Array,
+    ) -> None:
+        """Take in the samples of the mask: features [s, p, groups, n], targets and the rest [s, p, m]."""
+        if not mask.any():
+            return
+        left = targets[mask] if rest is None else targets[mask] - rest[mask]
+        system.add_pair(grouped(block[mask], ones=True), grouped(self._split(left)))
+        if self._spec.stride:
+            thin = slice(None, None, self._spec.stride)
+            other = None if rest is None else grouped(self._split(rest[mask][:, thin]))
+            features = grouped(block[mask][:, thin], ones=True)
+            kept.append(ResponseRows(features, grouped(self._split(targets[mask][:, thin])), other))
+
+    def _split(self, values: Array) -> Array:
+        return values.reshape(*values.shape[:2], self._spec.groups, -1)
 
     def merge(self, other: AgainstAccumulator) -> None:
         """See ``Accumulator``."""
         self.fit.merge(other.fit)
         self.held.merge(other.held)
+        self.fit_rows += other.fit_rows
+        self.held_rows += other.held_rows
 
     def state(self) -> State:
         """Never cached on disk."""
