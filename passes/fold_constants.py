@@ -19,6 +19,8 @@ from graphopt.transforms.evaluate import SUMMING, evaluate, may_fold
 
 SMALL = 4096
 """Bytes that a folded value may always add."""
+PICKING = frozenset({"NonZero", "Unique", "Compress"})
+"""Operators whose outputs have as many positions as the data says, but at most those of the input."""
 
 
 class FoldConstantsOptions(RewriteOptions):
@@ -92,7 +94,7 @@ class Folding:
                 or not all(self._is_fixed(t, fixed) for t in node.inputs)
             ):
                 continue
-            sizes = [self._editor.fact(t).nbytes for t in node.outputs if not t.is_empty()]
+            sizes = [self._size(node, t) for t in node.outputs if not t.is_empty()]
             inputs = sum(self._editor.fact(t).nbytes or 0 for t in node.inputs if not t.is_empty())
             if any(s is None or s > inputs + 8 * self._limit for s in sizes):
                 self._editor.gate.skipped(node, "not folded: the result is too large, or its size is unknown")
@@ -100,6 +102,14 @@ class Folding:
             found.add(node)
             fixed.update(node.outputs)
         return found
+
+    def _size(self, node: Node, output: Tensor) -> int | None:
+        """Bytes of an output, at most; None when that is not known."""
+        known = self._editor.fact(output).nbytes
+        data = self._editor.fact(node.inputs[0]) if known is None and node.op in PICKING else None
+        if data is None or data.nbytes is None or data.shape is None:
+            return known
+        return np.dtype(np.int64).itemsize * data.nbytes * max(1, len(data.shape))
 
     def _is_fixed(self, tensor: Tensor, fixed: set[Tensor]) -> bool:
         if tensor.is_empty() or tensor in fixed or isinstance(tensor, Constant):
