@@ -12,9 +12,11 @@ from graphopt.transforms.facts import attribute
 
 
 def _fold(node: Node, editor: Editor) -> bool:
-    """Pad with 0, then Conv (or an AveragePool that counts padding) -> that node with larger ``pads``."""
-    pad = editor.private_producer(node.inputs[0], node, "Pad")
-    if pad is None:
+    """Pad with 0, then Convs (all that read it) -> those nodes with larger ``pads``."""
+    pad = editor.producer(node.inputs[0], node, "Pad")
+    if pad is None or editor.is_end(node.inputs[0]):
+        return False
+    if not all(n.is_op("Conv") and n.inputs[0] is node.inputs[0] for n in node.inputs[0].outputs):
         return False
     amounts = _spatial_zero_padding(pad, editor)
     reason = _refusal(node)
