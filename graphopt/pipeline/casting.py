@@ -14,8 +14,8 @@ from graphopt.pipeline.context import Context
 from graphopt.pipeline.values import Pattern
 from graphopt.targets.base import Target
 from graphopt.transforms.casting import SQUARES, Caster, Narrow, Ports, emulate, largest, lossy_constant, ports
+from graphopt.transforms.output_noise import measured_sqnr
 from graphopt.transforms.qdq_probe import Probe, element_types, probe
-from graphopt.transforms.qdq_sensitivity import measured_sqnr
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from graphopt.transforms.dynamic import (
     gain_us,
     shares_input,
 )
-from graphopt.transforms.qdq_sensitivity import measured_sqnr
+from graphopt.transforms.output_noise import measured_sqnr
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,7 @@ class Target:
         types: flavours that ``types=`` may choose, activation and weight.
         no_int8: why there is no int8 at all; "" when there is.
         dynamic: operators with a kernel that quantizes its input as it runs.
+        weight_only: the form of weights in few bits that runs best: MatMulNBits, or DequantizeLinear with blocks.
         no_half: operators that stay in float32 when a model is cast to float16 or bfloat16. ``half_note``: what the
             user should know about half precision there.
     """
@@ -165,6 +166,7 @@ class Target:
     types: tuple[tuple[str, str], ...] = ()
     no_int8: str = ""
     dynamic: tuple[str, ...] = ()
+    weight_only: Literal["matmulnbits", "dequantize"] = "dequantize"
     no_half: tuple[str, ...] = ()
     half_note: str = ""
 

@@ -64,6 +64,7 @@ ORT_CPU = Target(
     reduced_without="vnni",
     types=(("uint8", "int8"), ("int8", "int8"), ("uint8", "uint8"), ("uint8", "int4"), ("int8", "int4")),
     dynamic=("MatMul", "Gemm", "LSTM"),
+    weight_only="matmulnbits",
     no_half=_NO_HALF,
     half_note="half precision halves the file; ONNX Runtime's CPU provider computes it in float32, so it is not faster",
 )
@@ -138,6 +139,7 @@ ORT_CUDA = Target(
     align={"float32": 4, "float16": 8},
     provider="CUDAExecutionProvider",
     no_int8="ONNX Runtime's CUDA provider has no int8 convolution or matrix kernels; Q/DQ would only slow it down",
+    weight_only="matmulnbits",
     no_half=_NO_HALF,
 )
 

@@ -80,7 +80,7 @@ def round_weight(
         hessian, mean = _centred(gram.matrix[group], activation_step)
         if search:
             scales[part] = _searched(rows[part], scales[part], np.diag(hessian), high - zero)
-        stored[part] = _gptq(rows[part], hessian, scales[part], low - zero, high - zero)
+        stored[part] = gptq(rows[part], hessian, scales[part, None], low - zero, high - zero)
         scales[part] = _refined(rows[part], stored[part], hessian, scales[part])
         shift[part] = (stored[part] * scales[part, None] - rows[part]) @ mean
     single = scales.astype(np.float32)
@@ -100,22 +100,25 @@ def _centred(matrix: Array, step: float) -> tuple[Array, Array]:
     return covariance, mean
 
 
-def _gptq(rows: Array, hessian: Array, scales: Array, low: int, high: int) -> Array:
-    """Integers, float64; the features with most energy first."""
+def gptq(rows: Array, hessian: Array, steps: Array, low: Array | int, high: Array | int) -> Array:
+    """Integers, float64 [rows, features]; the features with most energy first.
+
+    ``steps``, ``low`` and ``high`` broadcast against ``rows``: a scale and limits for each row, or for each weight.
+    """
     order = np.argsort(-np.diag(hessian), kind="stable")
+    step, least, most = (np.broadcast_to(v, rows.shape)[:, order] for v in (steps, low, high))
     inverse = np.linalg.inv(hessian[np.ix_(order, order)])
     upper = np.linalg.cholesky((inverse + inverse.T) / 2).T
     work = rows[:, order].copy()
     found = np.empty_like(work)
-    step = scales[:, None]
     count = work.shape[1]
     for start in range(0, count, _BLOCK):
         end = min(start + _BLOCK, count)
         errors = np.empty((len(work), end - start))
         for j in range(start, end):
-            rounded = np.clip(np.rint(work[:, j : j + 1] / step), low, high)
-            found[:, j] = rounded[:, 0]
-            error = (work[:, j] - rounded[:, 0] * scales) / upper[j, j]
+            rounded = np.clip(np.rint(work[:, j] / step[:, j]), least[:, j], most[:, j])
+            found[:, j] = rounded
+            error = (work[:, j] - rounded * step[:, j]) / upper[j, j]
             work[:, j:end] -= np.outer(error, upper[j, j:end])
             errors[:, j - start] = error
         work[:, end:] -= errors @ upper[start:end, end:]

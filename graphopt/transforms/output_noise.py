@@ -1,0 +1,37 @@
+"""How far a changed model is from the one it was made of, at the outputs, on data."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+
+from graphopt.analysis.statistics.exposure import session_of
+from graphopt.data.feeds import Dataset
+from graphopt.model import Model
+
+DEFAULT_RUNS = 4
+_BATCH = 4
+
+
+def measured_sqnr(model: Model, other: Model, data: Dataset, runs: int = DEFAULT_RUNS) -> float:
+    """Signal to noise of the worst float output of ``other`` against ``model``, in dB, on the first batches.
+
+    Minus infinity when an output of ``other`` is not finite where that of ``model`` is; infinity without noise.
+    """
+    energy: dict[str, float] = {}
+    noise: dict[str, float] = {}
+    with session_of(model, 1) as one, session_of(other, 1) as two:
+        for batch in islice(data.iter_batches(_BATCH), runs):
+            wanted, got = one.run(batch.feeds), two.run(batch.feeds)
+            for name, value in wanted.items():
+                if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
+                    continue
+                exact, found = value.astype(np.float64), np.asarray(got[name], np.float64)
+                real = np.isfinite(exact)
+                if found.shape != exact.shape or not np.isfinite(found[real]).all():
+                    return float("-inf")
+                energy[name] = energy.get(name, 0.0) + float(np.square(exact[real]).sum())
+                noise[name] = noise.get(name, 0.0) + float(np.square((found - exact)[real]).sum())
+    ratios = [max(energy[n], 1e-30) / noise[n] for n in energy if noise[n] > 0]
+    return 10 * float(np.log10(min(ratios))) if ratios else float("inf")
