@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from graphopt.analysis.statistics import Progress
     from graphopt.data.feeds import Dataset
     from graphopt.ir import Array
+    from graphopt.transforms.exact_constants import Folding
     from graphopt.transforms.keepset import KeepSet
     from graphopt.transforms.masking import Oracle
     from graphopt.transforms.selection import Budget, Policy
@@ -117,7 +118,7 @@ class Prune(Pass[PruneOptions]):
         tensors = model.graph.tensors() if frozen else {}
         coupling = analyse(model.graph, rules=ctx.rules(), frozen={tensors[n]: why for n, why in frozen.items()})
         units = find_units(coupling)
-        keep = self._choose(model, units, ctx)
+        keep, folding = self._choose(model, units, ctx)
         if keep.empty():
             _explain(units, keep, ctx)
             ctx.skipped(None, "nothing to remove")
@@ -130,6 +131,8 @@ class Prune(Pass[PruneOptions]):
             ctx.note(name, "computed from extents at run time; patched to what it must be")
         if oracle is not None:
             self._verify(model, oracle, units, keep, feeds, ctx)
+        if folding is not None:
+            ctx.count("constants folded into biases", folding.apply(model.graph, keep))
         _record_origins(coupling, keep, ctx)
         self._recover(model, ctx)
         ctx.count("units removed", int(keep.removed[coupling.solution.leaf].sum()))
@@ -138,7 +141,8 @@ class Prune(Pass[PruneOptions]):
         if self.options.manifest:
             from graphopt.transforms.keepset import write_manifest
 
-            Path(self.options.manifest).write_text(json.dumps(write_manifest(keep), indent=1) + "\n")
+            text = json.dumps(write_manifest(keep, constants=folding is not None), indent=1)
+            Path(self.options.manifest).write_text(text + "\n")
 
     def _recover(self, model: Model, ctx: Context) -> None:
         from graphopt.pipeline.recovery import recover
@@ -149,16 +153,23 @@ class Prune(Pass[PruneOptions]):
 
     # -- choosing --------------------------------------------------------------------------------------------------
 
-    def _choose(self, model: Model, units: Units, ctx: Context) -> KeepSet:
-        from graphopt.transforms import selection
-        from graphopt.transforms.keepset import read_manifest
-
+    def _choose(self, model: Model, units: Units, ctx: Context) -> tuple[KeepSet, Folding | None]:
+        """The keep-set; in exact mode also what the consumers of removed constants get."""
         options = self.options
         if options.replay:
-            return read_manifest(units.coupling, Path(options.replay).read_text())
-        policy = self._policy(ctx)
+            return self._replay(model, units, ctx)
         if options.mode == "exact":
-            return self._exact(units, policy)
+            return self._exact(model, units, ctx)
+        amounts = (options.ratio, options.keep_macs, options.keep_params, options.keep_bytes, options.threshold)
+        if ctx.settings.data is None and not len(options.ratios) and all(a is None for a in amounts):
+            ctx.note(None, "no amount and no calibration data: only what provably changes nothing is removed")
+            return self._exact(model, units, ctx)
+        return self._choose_amount(model, units, ctx), None
+
+    def _choose_amount(self, model: Model, units: Units, ctx: Context) -> KeepSet:
+        from graphopt.transforms import selection
+
+        options, policy = self.options, self._policy(ctx)
         if options.threshold is not None:
             return selection.by_threshold(units, options.threshold, policy, options.norm)
         budgets: list[tuple[selection.Budget, float | None]] = [
@@ -170,9 +181,6 @@ class Prune(Pass[PruneOptions]):
         if len(given) + (options.ratio is not None) > 1:
             raise UsageError("prune: give one of ratio, keep_macs, keep_params, keep_bytes")
         if not given and options.ratio is None and not len(options.ratios):
-            if ctx.settings.data is None:
-                ctx.note(None, "no amount and no calibration data: only what provably changes nothing is removed")
-                return self._exact(units, policy)
             ctx.note(None, f"no amount given: {DEFAULT_MACS:.0%} of the MACs are kept")
             given = [("macs", DEFAULT_MACS)]
         if given and self._criterion(ctx) == "recovery":
@@ -182,12 +190,26 @@ class Prune(Pass[PruneOptions]):
             return selection.by_budget(units, scores, policy, given[0][0], given[0][1])
         return selection.by_ratio(units, scores, policy)
 
-    def _exact(self, units: Units, policy: Policy) -> KeepSet:
-        from graphopt.transforms.exact import removable
-        from graphopt.transforms.selection import removing_but_one
+    def _exact(self, model: Model, units: Units, ctx: Context) -> tuple[KeepSet, Folding]:
+        from graphopt.transforms.exact import choose
 
-        marked = removable(units.coupling)
-        return removing_but_one(units, marked, (~marked).astype(float), policy)
+        found = choose(model, units, self._policy(ctx), lambda: self._feeds(units.coupling, ctx))
+        for node, number in found.padded.items():
+            ctx.skipped(
+                node,
+                f"{number} of the units it reads are constant and stay: it pads with zeros, so the border would differ",
+            )
+        if found.refused:
+            ctx.warn(None, f"constant units stay, their values cannot be read: {found.refused}")
+        return found.keep, found.folding
+
+    def _replay(self, model: Model, units: Units, ctx: Context) -> tuple[KeepSet, Folding | None]:
+        from graphopt.transforms.exact_constants import plan
+        from graphopt.transforms.keepset import folds_constants, load_manifest, read_manifest
+
+        data = load_manifest(Path(str(self.options.replay)))
+        keep = read_manifest(units.coupling, data)
+        return keep, plan(model, keep, self._feeds(units.coupling, ctx)) if folds_constants(data) else None
 
     def _scores(self, model: Model, units: Units, policy: Policy, ctx: Context) -> Array:
         from graphopt.transforms.activations import ActivationStatistics

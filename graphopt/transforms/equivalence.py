@@ -125,6 +125,16 @@ def check(
     return Equivalence(error, inner, tolerance, len(chosen), tuple(weak), names_of, *noise)
 
 
+def run_once(model: Model, names: Sequence[str], feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """The values of inner tensors of ``model`` on ``feeds``, runtime optimizations off.
+
+    Raises:
+        UnsupportedError: ONNX Runtime has no kernel for an operator.
+    """
+    found = _session(model, names, "the model").run(list(names), dict(feeds)) if names else []
+    return dict(zip(names, found, strict=True))
+
+
 def _noise(
     session: Any, feeds: Mapping[str, Array], expected: Sequence[Array], probes: Sequence[_Probe], keep: KeepSet
 ) -> tuple[float, float]:
