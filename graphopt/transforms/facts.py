@@ -136,7 +136,10 @@ class Interpreter:
     def _renew(self, graph: Graph, stale: set[Node]) -> None:
         for node in graph.nodes:
             for sub in subgraphs(node) if node.attrs else ():
+                before = [self.facts.get(t) for t in sub.outputs]
                 self._renew(sub, stale)
+                if any(self.facts.get(t) is not b for t, b in zip(sub.outputs, before, strict=True)):
+                    stale.add(node)
             if node not in stale:
                 continue
             stale.discard(node)
