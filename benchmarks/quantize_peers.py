@@ -2,21 +2,25 @@
 
     python benchmarks/quantize_peers.py MODEL... --data calibration.npz --eval-data scored.npz [--markdown OUT]
     python benchmarks/quantize_peers.py --ocr ch_PP-OCRv4_rec_infer.onnx [--lines 300]
+    ... --tool-python nncf=/path/to/python          a tool that is installed in another Python
 
-Nothing is installed or downloaded. Speed is the ratio of thread CPU times on ONNX Runtime's CPU provider, one thread,
-float model over quantized one, median of interleaved rounds. SQNR is over all float outputs of the scored data.
+Nothing is installed or downloaded. Each tool runs in a process of its own (``quantize_adapters.py``): CPU seconds are
+those of quantizing, without imports, the peak is that of the process. Speed is the ratio of thread CPU times on ONNX
+Runtime's CPU provider, one thread, float model over quantized one, median of interleaved rounds. SQNR is over all float
+outputs of the scored data.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import resource
+import json
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +29,6 @@ import numpy as np
 import ocr_lines
 
 Feeds = dict[str, Any]
-Tool = Callable[[Path, Sequence[Feeds], Path], None]
 
 
 @dataclass(frozen=True)
@@ -51,78 +54,54 @@ class Row:
     low: float
     high: float
     seconds: float
+    peak: float
     megabytes: float
 
     def cells(self) -> list[str]:
         speed = f"{self.speed:.2f} ({self.low:.2f}-{self.high:.2f})"
-        return [
-            self.model, self.tool, self.score, f"{self.sqnr:.1f}", speed, f"{self.seconds:.1f}", f"{self.megabytes:.2f}"
-        ]  # fmt: skip
+        cost = [f"{self.seconds:.1f}", f"{self.peak:.0f}", f"{self.megabytes:.2f}"]
+        return [self.model, self.tool, self.score, f"{self.sqnr:.1f}", speed, *cost]
 
 
-HEADER = ["model", "tool", "score", "SQNR dB", "speed (quartiles)", "CPU s", "MB"]
+HEADER = ["model", "tool", "score", "SQNR dB", "speed (quartiles)", "CPU s", "peak MB", "file MB"]
+ADAPTERS = Path(__file__).with_name("quantize_adapters.py")
 
 
-def graphopt_tool(passes: str) -> Tool:
-    """The pipeline of graphopt called ``passes``."""
+@dataclass(frozen=True)
+class Tool:
+    """A quantizer and the Python that has it."""
 
-    def quantize(model: Path, feeds: Sequence[Feeds], out: Path) -> None:
-        from graphopt import load
-        from graphopt.data.interface import read_interface
-        from graphopt.data.open import open_data
-        from graphopt.pipeline.context import Settings
-        from graphopt.pipeline.manager import PassManager
-        from graphopt.pipeline.pipeline import Pipeline
-        from graphopt.pipeline.registry import Registry
+    name: str
+    python: Path
 
-        registry = Registry()
-        data = open_data(list(feeds), read_interface(model))
-        loaded = load(model)
-        PassManager(registry, Settings(data=data)).run(loaded, Pipeline.parse(passes, registry))
-        loaded.save(out)
-
-    return quantize
+    def quantize(self, model: Path, feeds: Path, out: Path, limit: float) -> dict[str, float]:
+        """CPU seconds and peak memory of the process that wrote ``out``."""
+        command = [str(self.python), str(ADAPTERS), self.name, str(model), str(feeds), str(out)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, env=_environment(), check=False)
+        if done.returncode:
+            last = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
+            raise RuntimeError(last[-1][:300])
+        return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def ort_tool(**options: Any) -> Tool:
-    """``onnxruntime.quantization.quantize_static`` on what ``quant_pre_process`` makes, where that works."""
-
-    def quantize(model: Path, feeds: Sequence[Feeds], out: Path) -> None:
-        from onnxruntime import quantization
-
-        class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-            def __init__(self) -> None:
-                self.feeds: Iterator[Feeds] = iter(feeds)
-
-            def get_next(self) -> Feeds | None:
-                return next(self.feeds, None)
-
-        prepared = out.with_suffix(".prepared.onnx")
-        try:
-            quantization.quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
-        except Exception as error:  # noqa: BLE001 - whatever the tool raises, the model as it is may still do
-            print(f"  quant_pre_process failed: {error}", file=sys.stderr)
-            prepared = model
-        types = {k: getattr(quantization.QuantType, v) for k, v in options.items() if k.endswith("_type")}
-        rest = {k: v for k, v in options.items() if not k.endswith("_type")}
-        quantization.quantize_static(str(prepared), str(out), Reader(), **types, **rest)
-
-    return quantize
+def tools(pythons: Sequence[str]) -> list[Tool]:
+    """The tools of this Python, and those named as NAME=PYTHON whose Python has them."""
+    found = {}
+    for entry in ["", *pythons]:
+        name, _, path = entry.partition("=")
+        python = Path(path or sys.executable)
+        listed = subprocess.run([str(python), str(ADAPTERS)], capture_output=True, text=True, check=True)
+        wanted = [t for t in listed.stdout.splitlines() if t.startswith(name)]
+        if name and not wanted:
+            print(f"{python} has no tool called {name}", file=sys.stderr)
+        found.update({t: Tool(t, python) for t in wanted})
+    return list(found.values())
 
 
-def tools() -> dict[str, Tool]:
-    """The tools that are installed, by name."""
-    found: dict[str, Tool] = {
-        "graphopt fast": graphopt_tool("quantize"),
-        "graphopt best": graphopt_tool("quantize:effort=best"),
-        "graphopt W4A8 best": graphopt_tool("quantize:types=u8s4:effort=best"),
-    }
-    if importlib.util.find_spec("onnxruntime.quantization"):
-        found["onnxruntime default"] = ort_tool()
-        found["onnxruntime u8s8 per-channel"] = ort_tool(
-            activation_type="QUInt8", weight_type="QInt8", per_channel=True
-        )
-    return found
+def _environment() -> dict[str, str]:
+    """One thread for everything, so that CPU seconds compare."""
+    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    return {**os.environ, **one}
 
 
 def session(model: Path) -> Any:
@@ -170,29 +149,43 @@ def _cpu(loaded: Any, feeds: Feeds, count: int) -> float:
     return (time.thread_time() - start) / count
 
 
-def measure(task: Task, name: str, tool: Tool, rounds: int, folder: Path) -> Row | None:
-    """Quantize, score and time."""
-    out = folder / f"{task.name}-{name.replace(' ', '-')}.onnx"
-    start = time.process_time()
+def measure(task: Task, tool: Tool, rounds: int, folder: Path, limit: float) -> Row | str:
+    """Quantize, score and time; or what went wrong."""
+    out = folder / f"{task.name}-{tool.name.replace(' ', '-')}.onnx"
+    feeds = folder / f"{task.name}-feeds"
+    if not feeds.exists():
+        feeds.mkdir()
+        for index, item in enumerate(task.calibration):
+            np.savez(feeds / f"{index:05d}.npz", **item)
     try:
-        tool(task.model, task.calibration, out)
+        cost = tool.quantize(task.model, feeds, out, limit)
         got = outputs(out, task.scored)
+    except subprocess.TimeoutExpired:
+        return f"over {limit:g} s"
     except Exception as error:  # noqa: BLE001 - a peer may fail in any way; the table says so
-        print(f"{task.name}: {name} fails: {type(error).__name__}: {str(error)[:200]}", file=sys.stderr)
-        return None
-    seconds = time.process_time() - start
+        return f"{type(error).__name__}: {str(error)[:300]}"
     wanted = outputs(task.model, task.scored)
     ratios = speed(task.model, out, task.scored[0], rounds)
     low, _, high = statistics.quantiles(ratios, n=4)
-    size = out.stat().st_size / 1e6
-    return Row(task.name, name, task.score(got), sqnr(wanted, got), statistics.median(ratios), low, high, seconds, size)
+    return Row(
+        task.name,
+        tool.name,
+        task.score(got),
+        sqnr(wanted, got),
+        statistics.median(ratios),
+        low,
+        high,
+        cost["seconds"],
+        cost["megabytes"],
+        out.stat().st_size / 1e6,
+    )
 
 
-def npz_task(model: Path, calibration: Path, scored: Path, samples: int) -> Task:
+def npz_task(model: Path, calibration: Path, scored: Path, samples: int, count: int) -> Task:
     """A classifier on .npz data: the score is the accuracy."""
     known, test = np.load(calibration), np.load(scored)
     names = [n for n in known.files if n not in ("labels", "__labels__")]
-    labels = test["labels"] if "labels" in test.files else test["__labels__"]
+    labels = (test["labels"] if "labels" in test.files else test["__labels__"])[:count]
     feeds = [{n: known[n][i : i + 1] for n in names} for i in range(min(samples, len(known[names[0]])))]
     batches = [{n: test[n][i : i + 1] for n in names} for i in range(len(labels))]
 
@@ -236,10 +229,14 @@ def main() -> None:
     parser.add_argument("--lines", type=int, default=300)
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--only", default="", help="only tools whose name holds this")
+    parser.add_argument("--only", action="append", help="only tools whose name holds this; may be repeated")
+    parser.add_argument("--tool-python", action="append", default=[], metavar="NAME=PYTHON",
+                        help="the Python that has the tools whose names begin so; may be repeated")
+    parser.add_argument("--scored", type=int, default=10**9, help="samples to score, of each .npz")
+    parser.add_argument("--limit", type=float, default=300, help="seconds that a tool may take")
     parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
-    tasks = [npz_task(m, options.data, options.eval_data, options.samples) for m in options.models]
+    tasks = [npz_task(m, options.data, options.eval_data, options.samples, options.scored) for m in options.models]
     if options.ocr is not None:
         tasks.append(ocr_task(options.ocr, options.samples, options.lines))
     rows: list[list[str]] = []
@@ -247,15 +244,15 @@ def main() -> None:
         for task in tasks:
             plain = task.score(outputs(task.model, task.scored))
             size = f"{task.model.stat().st_size / 1e6:.2f}"
-            rows.append([task.name, "float", plain, "-", "1.00", "-", size])
-            for name, tool in tools().items():
-                if options.only in name:
-                    row = measure(task, name, tool, options.rounds, Path(folder))
-                    rows.append([task.name, name, "fails", *["-"] * 4] if row is None else row.cells())
-                    print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
+            rows.append([task.name, "float", plain, "-", "1.00", "-", "-", size])
+            for tool in tools(options.tool_python):
+                if not any(part in tool.name for part in options.only or [""]):
+                    continue
+                row = measure(task, tool, options.rounds, Path(folder), options.limit)
+                rows.append([task.name, tool.name, row, *["-"] * 5] if isinstance(row, str) else row.cells())
+                print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
     text = table(rows)
     print(text)
-    print(f"peak memory of the whole run: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f} MB")
     if options.markdown is not None:
         options.markdown.write_text(text + "\n")
 

@@ -1,0 +1,209 @@
+"""Calls one quantizer on one model, in whatever Python it is installed in; used by ``quantize_peers.py``.
+
+    python quantize_adapters.py                          names of the tools that this Python has, one a line
+    python quantize_adapters.py TOOL MODEL FEEDS OUT     quantizes; FEEDS is a folder of .npz, one a sample
+
+Prints one JSON object: CPU seconds and peak memory in MB, the latter of the whole process. Nothing is imported before
+it is needed, and nothing of the benchmark itself, so that tools whose requirements clash can live apart.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Feeds = dict[str, Any]
+Tool = Callable[[Path, list[Feeds], Path], None]
+
+
+def graphopt(passes: str) -> Tool:
+    """A pipeline of graphopt."""
+
+    def run(model: Path, feeds: list[Feeds], out: Path) -> None:
+        from graphopt import load
+        from graphopt.data.interface import read_interface
+        from graphopt.data.open import open_data
+        from graphopt.pipeline.context import Settings
+        from graphopt.pipeline.manager import PassManager
+        from graphopt.pipeline.pipeline import Pipeline
+        from graphopt.pipeline.registry import Registry
+
+        registry = Registry()
+        data = open_data(feeds, read_interface(model))
+        loaded = load(model)
+        PassManager(registry, Settings(data=data)).run(loaded, Pipeline.parse(passes, registry))
+        loaded.save(out)
+
+    return run
+
+
+def reader(base: type, feeds: list[Feeds]) -> Any:
+    """A calibration reader, as onnxruntime and those that follow it want one."""
+
+    class Reader(base):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.rewind()
+
+        def rewind(self) -> None:
+            self.feeds: Iterator[Feeds] = iter(feeds)
+
+        def get_next(self) -> Feeds | None:
+            return next(self.feeds, None)
+
+    return Reader()
+
+
+def onnxruntime(**options: Any) -> Tool:
+    """``quantize_static`` on what ``quant_pre_process`` makes, where that works."""
+
+    def run(model: Path, feeds: list[Feeds], out: Path) -> None:
+        from onnxruntime import quantization
+
+        prepared = out.with_suffix(".prepared.onnx")
+        try:
+            quantization.quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
+        except Exception as error:  # noqa: BLE001 - whatever the tool raises, the model as it is may still do
+            print(f"  quant_pre_process failed: {error}", file=sys.stderr)
+            prepared = model
+        types = {k: getattr(quantization.QuantType, v) for k, v in options.items() if k.endswith("_type")}
+        rest = {k: v for k, v in options.items() if not k.endswith("_type")}
+        source = reader(quantization.CalibrationDataReader, feeds)
+        quantization.quantize_static(str(prepared), str(out), source, **types, **rest)
+
+    return run
+
+
+def onnxruntime_dynamic(model: Path, feeds: list[Feeds], out: Path) -> None:
+    """``quantize_dynamic`` with a scale for each channel."""
+    from onnxruntime import quantization
+
+    quantization.quantize_dynamic(str(model), str(out), per_channel=True)
+
+
+def nncf(transformer: bool) -> Tool:
+    """``nncf.quantize`` with its defaults, or its mode for transformers."""
+
+    def run(model: Path, feeds: list[Feeds], out: Path) -> None:
+        import nncf as tool
+        import onnx
+
+        kind = tool.ModelType.TRANSFORMER if transformer else None
+        made = tool.quantize(onnx.load(str(model)), tool.Dataset(feeds), model_type=kind, subset_size=len(feeds))
+        onnx.save(made, str(out))
+
+    return run
+
+
+def neural_compressor(model: Path, feeds: list[Feeds], out: Path) -> None:
+    """onnx-neural-compressor, static, Q/DQ, u8 activations and s8 weights for each channel."""
+    from onnx_neural_compressor import data_reader
+    from onnx_neural_compressor.quantization import QuantFormat, QuantType, config, quantize
+
+    settings = config.StaticQuantConfig(
+        calibration_data_reader=reader(data_reader.CalibrationDataReader, feeds),
+        quant_format=QuantFormat.QDQ,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        calibration_sampling_size=len(feeds),
+    )
+    quantize(str(model), str(out), settings)
+
+
+def modelopt(method: str) -> Tool:
+    """NVIDIA's Model-Optimizer, int8, other operators left in float32."""
+
+    def run(model: Path, feeds: list[Feeds], out: Path) -> None:
+        from modelopt.onnx.quantization import quantize
+
+        joined = {n: np.concatenate([f[n] for f in feeds]) for n in feeds[0]}
+        quantize(
+            str(model),
+            quantize_mode="int8",
+            calibration_data=joined,
+            calibration_method=method,
+            calibration_eps=["cpu"],
+            high_precision_dtype="fp32",
+            output_path=str(out),
+        )
+
+    return run
+
+
+def quark(model: Path, feeds: list[Feeds], out: Path) -> None:
+    """AMD Quark, u8 activations and s8 weights for each channel."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantType
+    from quark.onnx import ModelQuantizer
+    from quark.onnx.quantization.config import Config, get_default_config
+
+    chosen = get_default_config("U8S8_AAWS")
+    chosen.per_channel, chosen.weight_type = True, QuantType.QInt8
+    ModelQuantizer(Config(global_quant_config=chosen)).quantize_model(
+        str(model), str(out), reader(CalibrationDataReader, feeds)
+    )
+
+
+def aimet(model: Path, feeds: list[Feeds], out: Path) -> None:
+    """AIMET, 8 bits, exported as Q/DQ."""
+    import onnx
+    from aimet_onnx.quantsim import QuantizationSimModel
+
+    sim = QuantizationSimModel(onnx.load(str(model)))
+    sim.compute_encodings(feeds)
+    onnx.save(sim.to_onnx_qdq(), str(out))
+
+
+TOOLS: dict[str, tuple[str, Tool]] = {
+    "graphopt fast": ("graphopt", graphopt("quantize")),
+    "graphopt best": ("graphopt", graphopt("quantize:effort=best")),
+    "graphopt dynamic": ("graphopt", graphopt("cleanup,quantize_dynamic")),
+    "graphopt W4A8 best": ("graphopt", graphopt("quantize:types=u8s4:effort=best")),
+    "onnxruntime default": ("onnxruntime.quantization", onnxruntime()),
+    "onnxruntime u8s8 per-channel": (
+        "onnxruntime.quantization",
+        onnxruntime(activation_type="QUInt8", weight_type="QInt8", per_channel=True),
+    ),
+    "onnxruntime dynamic": ("onnxruntime.quantization", onnxruntime_dynamic),
+    "nncf": ("nncf", nncf(transformer=False)),
+    "nncf transformer": ("nncf", nncf(transformer=True)),
+    "neural-compressor": ("onnx_neural_compressor", neural_compressor),
+    "modelopt max": ("modelopt.onnx", modelopt("max")),
+    "modelopt entropy": ("modelopt.onnx", modelopt("entropy")),
+    "quark": ("quark.onnx", quark),
+    "aimet": ("aimet_onnx", aimet),
+}
+
+
+def installed(module: str) -> bool:
+    """Whether this Python has a module; its parent packages are imported to find out."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:
+        return False
+
+
+def main() -> int:
+    """See the module."""
+    if len(sys.argv) == 1:
+        print("\n".join(name for name, (module, _) in TOOLS.items() if installed(module)))
+        return 0
+    name, model, folder, out = sys.argv[1], *map(Path, sys.argv[2:5])
+    feeds = [dict(np.load(path)) for path in sorted(folder.glob("*.npz"))]
+    start = time.process_time()
+    TOOLS[name][1](model, feeds, out)
+    seconds = time.process_time() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    print(json.dumps({"seconds": round(seconds, 2), "megabytes": round(peak)}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
