@@ -7,7 +7,6 @@ extents; any other goes through ONNX's own shape inference, node by node. Declar
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -25,7 +24,6 @@ from graphopt.transforms.symbols import MAYBE_EMPTY, UNKNOWN, Expr, Extent, symb
 SymShape: TypeAlias = tuple[Extent, ...]
 
 MAX_VALUES = 1024
-_FRESH = re.compile(re.escape(MAYBE_EMPTY) + r"[nt]-?\d+\.\d+")
 INTEGER_TYPES = frozenset(
     {
         TensorProto.INT64,
@@ -96,7 +94,7 @@ class Fact:
         if other.shape is None or len(other.shape) != len(self.shape):
             return Fact(kind, self.shape, value)
         pairs = zip(self.shape, other.shape, strict=True)
-        return Fact(kind, tuple(b if _is_open(a) and not _is_open(b) else a for a, b in pairs), value)
+        return Fact(kind, tuple(b if is_open(a) else a for a, b in pairs), value)
 
 
 NOTHING = Fact()
@@ -110,7 +108,6 @@ class Interpreter:
         self._root = root
         self._rows = rows
         self.facts: dict[Tensor, Fact] = {}
-        self._site = ""
         self._fresh = 0
         self._names: dict[str, Extent] = {}
         self._exporter = GraphExporter(Weights("facts"))
@@ -170,14 +167,14 @@ class Interpreter:
         return None if numbers is None else numbers.astype(np.int64)
 
     def fresh_extent(self) -> Extent:
-        """An extent that nothing is known of. Interpreting a node again gives the same ones."""
+        """An extent that nothing is known of; no other one is called so."""
         self._fresh += 1
-        return symbol(f"{MAYBE_EMPTY}{self._site}.{self._fresh}")
+        return symbol(f"{MAYBE_EMPTY}{self._fresh}")
 
     def fresh_value(self) -> Extent:
         """A number that nothing is known of."""
         self._fresh += 1
-        return symbol(f"{UNKNOWN}{self._site}.{self._fresh}")
+        return symbol(f"{UNKNOWN}{self._fresh}")
 
     def _enter(self, graph: Graph) -> None:
         for tensor in graph.inputs:
@@ -192,7 +189,6 @@ class Interpreter:
     def interpret(self, node: Node) -> list[Fact]:
         """What follows for each output of a node from its inputs, attributes and the declared types."""
         row = None if node.domain else self._rows.get(node.op)
-        self._site, self._fresh = f"n{node.id}", 0
         found = row(node, self) if row is not None else ()
         found = found or self.infer(node)
         facts = [*found, *[NOTHING] * (len(node.outputs) - len(found))]
@@ -283,10 +279,7 @@ class Interpreter:
         kind = None if tensor.dtype is None else element_type(tensor.dtype)
         if tensor.shape is None:
             return Fact(kind)
-        at, self._site, self._fresh = (self._site, self._fresh), f"t{tensor.id}", 0
-        shape = tuple(self._declared_extent(d) for d in tensor.shape)
-        self._site, self._fresh = at
-        return Fact(kind, shape)
+        return Fact(kind, tuple(self._declared_extent(d) for d in tensor.shape))
 
     def _declared_extent(self, extent: int | str | None) -> Extent:
         if isinstance(extent, str) and extent and extent[0] not in (UNKNOWN, MAYBE_EMPTY):
@@ -297,7 +290,7 @@ class Interpreter:
 
     def _completed(self, tensor: Tensor, fact: Fact) -> Fact:
         """The fact, with what is unknown taken from the declaration."""
-        if fact.dtype is not None and fact.shape is not None and not any(map(_is_open, fact.shape)):
+        if fact.dtype is not None and fact.shape is not None and not any(map(is_open, fact.shape)):
             return fact
         return fact.completed(self._declared(tensor))
 
@@ -321,6 +314,9 @@ def attribute(node: Node, name: str, default: Any = None) -> Any:
     return default if value is None else value
 
 
-def _is_open(extent: Extent) -> bool:
+def is_open(extent: Extent) -> bool:
     """Whether nothing is known of the extent: an atom made by ``fresh_extent``."""
-    return isinstance(extent, Expr) and _FRESH.fullmatch(str(extent)) is not None
+    if not isinstance(extent, Expr):
+        return False
+    name = str(extent)
+    return name[0] == MAYBE_EMPTY and name[1:].isdigit()

@@ -11,12 +11,21 @@ from graphopt.pipeline.analyses import Analyses
 from graphopt.pipeline.budget import Budget
 from graphopt.pipeline.context import Context, RunState, Settings
 from graphopt.transforms.editing import tensor_facts
-from graphopt.transforms.facts import Fact
+from graphopt.transforms.facts import Fact, is_open
 from tests.generators import models
 from tests.passes.test_random_models import QUIET
 
 REGISTRY = Registry()
 STEPS = Pipeline.parse(REGISTRY.passes.get("cleanup")().pipeline(), REGISTRY).passes
+
+
+def knows_as_much(kept: Fact, anew: Fact) -> bool:
+    """Whether nothing in the second fact is news to the first one."""
+    if anew.shape is None or kept.shape is None:
+        return anew.shape is None
+    pairs = zip(kept.shape, anew.shape, strict=True)
+    open_dims = any(is_open(a) and not is_open(b) for a, b in pairs)
+    return kept.dtype == anew.dtype and not open_dims and (anew.value is None or kept.value is not None)
 
 
 def check(proto: onnx.ModelProto) -> int:
@@ -33,7 +42,7 @@ def check(proto: onnx.ModelProto) -> int:
         for graph in model.graph.graphs():
             for tensor in graph.tensors().values():
                 known = kept.fact(tensor)
-                assert known.completed(anew.fact(tensor)).same(known), (step.name, tensor.name)
+                assert knows_as_much(known, anew.fact(tensor)), (step.name, tensor.name)
                 compared += 1
     return compared
 
