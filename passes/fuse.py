@@ -8,9 +8,15 @@ from collections.abc import Callable
 import numpy as np
 
 from graphopt.ir import Node, Tensor, constant_value
+from graphopt.model import Model
+from graphopt.pipeline.cleaning import open_editor
+from graphopt.pipeline.context import Context
 from graphopt.pipeline.matching import Match
 from graphopt.pipeline.patterns import Const, Op, Rest, Var
 from graphopt.pipeline.rewrite import Builder, RewritePass, rewrite
+from graphopt.transforms.attention_pattern import Attention, build, recognise, without_head_axes
+from graphopt.transforms.editing import Editor
+from graphopt.transforms.editing import Rewrite as EditorRewrite
 
 Condition = Callable[[Match], bool | str]
 
@@ -148,11 +154,43 @@ def swish(match: Match, build: Builder) -> Tensor:
     return build.op("Swish", match["x"])
 
 
-class Fuse(RewritePass):
-    """Writes LayerNormalization, RMSNormalization, Gelu, HardSwish, Mish and Swish as one operator each.
+def _attention(node: Node, editor: Editor) -> bool:
+    """Softmax(Q K^T * scale + mask) V is Attention."""
+    if editor.opset < 23:
+        return False
+    found = recognise(node, editor)
+    if isinstance(found, str):
+        editor.gate.skipped(node, f"not fused to Attention: {found}")
+    if not isinstance(found, Attention) or not editor.allow(node):
+        return False
+    return editor.replace(node.outputs[0], build(found, node, editor))
 
-    Only where the model's opset has the operator. Not part of ``cleanup``.
+
+def _attention_rank_3(node: Node, editor: Editor) -> bool:
+    """Attention between head splitting and merging works on [B, S, heads * width] itself."""
+    made = without_head_axes(node, editor)
+    return made is not None and editor.replace(*made)
+
+
+ATTENTION = (
+    EditorRewrite("attention", ("MatMul",), _attention, "equivalent"),
+    EditorRewrite("attention_rank_3", ("Attention",), _attention_rank_3, "equivalent"),
+)
+
+
+class Fuse(RewritePass):
+    """Writes LayerNormalization, RMSNormalization, Gelu, HardSwish, Mish, Swish and Attention as one operator each.
+
+    Only where the model's opset has the operator. Not part of ``cleanup``; best after it.
     """
+
+    def run(self, model: Model, ctx: Context) -> None:
+        """The patterns of a few nodes, then attention, which needs shapes."""
+        super().run(model, ctx)
+        if self.options.guarantee != "exact":
+            editor = open_editor(model, ctx)
+            editor.run(ATTENTION)
+            editor.finish()
 
     rewrites = (
         layer_normalization,

@@ -14,7 +14,8 @@ from graphopt.transforms.fact_slices import slice_spec
 from graphopt.transforms.fact_spatial import pad_amounts
 from graphopt.transforms.facts import attribute
 from graphopt.transforms.symbols import Expr
-from graphopt.transforms.views import VIEWS, can_reshape, is_view, reshaped, view_producer
+from graphopt.transforms.view_transpose import transposed_source
+from graphopt.transforms.views import VIEWS, can_reshape, constant_target, is_view, reshaped, view_producer
 
 IDEMPOTENT = ("Abs", "Ceil", "Floor", "Relu", "Round", "Sign")
 REDUCTIONS = ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2")
@@ -78,6 +79,28 @@ def _transposes(node: Node, editor: Editor) -> bool:
     if editor.private_producer(node.inputs[0], node) is not first or not editor.allow(node):
         return False
     return editor.replace(node.outputs[0], editor.new("Transpose", [first.inputs[0]], node, {"perm": perm}))
+
+
+def _transpose_between_views(node: Node, editor: Editor) -> bool:
+    """View(Transpose(view that joins axes of x)) -> Transpose(x), or a view of it."""
+    turn = editor.private_producer(node.inputs[0], node, "Transpose")
+    first = None if turn is None else editor.producer(turn.inputs[0], turn, *VIEWS)
+    if turn is None or first is None:
+        return False
+    source, joined = (editor.fact(t).shape for t in (first.inputs[0], first.outputs[0]))
+    shape, perm = editor.fact(node.outputs[0]).shape, _perm(turn, editor)
+    order = None if source is None or joined is None or perm is None else transposed_source(source, joined, perm)
+    if source is None or shape is None or order is None:
+        return False
+    made = tuple(source[a] for a in order)
+    alone = editor.only_user(turn.inputs[0]) is turn
+    if made != shape and (not alone or constant_target(shape, made) is None):
+        return False
+    if not editor.allow(node):
+        return False
+    moved = editor.new("Transpose", [first.inputs[0]], turn, {"perm": order})
+    result = reshaped(moved, shape, node, editor)
+    return result is not None and editor.replace(node.outputs[0], result)
 
 
 def _casts(node: Node, editor: Editor) -> bool:
@@ -260,6 +283,7 @@ def _shared_concat(node: Node, editor: Editor) -> bool:
 REWRITES = (
     Rewrite("views", (*VIEWS, "Transpose"), _views),
     Rewrite("transposes", ("Transpose",), _transposes),
+    Rewrite("transpose_between_views", VIEWS, _transpose_between_views),
     Rewrite("casts", ("Cast",), _casts),
     Rewrite("idempotent", IDEMPOTENT, _idempotent),
     Rewrite("involution", ("Neg", "Not"), _involution),
@@ -276,7 +300,7 @@ REWRITES = (
 class MergeConsecutive(CleaningPass):
     """Merges two operators in a row into one, or none.
 
-    Reshape, Squeeze, Unsqueeze, Flatten and Transpose; Cast; Slice; Concat; Pad; a reduction and a Squeeze; a Gather
+    Reshape, Squeeze, Unsqueeze, Flatten and Transpose, also a Transpose between two of them; Cast; Slice; Concat; Pad; a reduction and a Squeeze; a Gather
     and an Unsqueeze; Split and Concat; what is idempotent (Relu) or its own inverse (Neg).
     """
 
