@@ -213,14 +213,17 @@ class Prune(Pass[PruneOptions]):
 
     def _scores(self, model: Model, units: Units, policy: Policy, ctx: Context) -> Array:
         from graphopt.transforms.activations import ActivationStatistics
-        from graphopt.transforms.criteria import CRITERIA, score
+        from graphopt.transforms.criteria import CRITERIA, score, score_all
 
         name = self._criterion(ctx)
         seed = int(ctx.rng().integers(1 << 31))
         if name != "recovery":
             data = ctx.settings.data
             statistics = None if data is None else ActivationStatistics(model, data, units, ctx.settings.cache_dir)
-            return score(units, ctx.criterion(name), self.options.reduction, statistics, seed)
+            scores, silent = score_all(units, ctx.criterion(name), self.options.reduction, statistics, seed)
+            for family in silent:
+                ctx.note(family.name, f"criterion {name} says nothing about this class; l1 ranks it")
+            return scores
         from graphopt.transforms.recovery_selection import recovery_scores
 
         others = score(units, CRITERIA["l1"], self.options.reduction, None, seed)

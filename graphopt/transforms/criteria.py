@@ -9,9 +9,10 @@ from typing import Literal, Protocol, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
+from graphopt.analysis.labels.site import EdgeKey
 from graphopt.errors import UsageError
 from graphopt.ir import Array, Node, Tensor, constant_value
-from graphopt.transforms.selection_units import Units
+from graphopt.transforms.selection_units import Family, Units
 
 Scores: TypeAlias = "npt.NDArray[np.float64]"
 Kind: TypeAlias = Literal["rms", "mean", "variance", "zeros"]
@@ -187,8 +188,24 @@ def slices(units: Units) -> list[Slice]:
         values = constant_value(tensor) if cut else None
         if values is None or values.dtype.kind not in "fV":
             continue
-        found += [Slice(edges[0][0], edges[0][1], tensor, values, k, c) for k, c in cut]
+        node, index, order = _product_behind(edges[0], values.ndim)
+        turned = values if order is None else np.transpose(values, order)
+        found += [Slice(node, index, tensor, turned, k if order is None else order.index(k), c) for k, c in cut]
     return found
+
+
+def _product_behind(edge: EdgeKey, rank: int) -> tuple[Node, int, list[int] | None]:
+    """Behind a Transpose that only turns the weight: who reads it, at which input, and the order of the axes."""
+    node, index = edge
+    order: list[int] | None = None
+    while node.is_op("Transpose", "Identity") and len(node.outputs[0].outputs) == 1:
+        if node.op == "Transpose":
+            turn = list(node.attrs.get("perm", range(rank)[::-1]))
+            order = turn if order is None else [order[p] for p in turn]
+        tensor = node.outputs[0]
+        node = tensor.outputs[0]
+        index = next(i for i, t in enumerate(node.inputs) if t is tensor)
+    return node, index, order
 
 
 def score(
@@ -209,8 +226,14 @@ def score(
     """
     if reduction not in get_args(Reduction):
         raise UsageError(f"unknown reduction {reduction!r}; choose one of {', '.join(get_args(Reduction))}")
-    solution = units.coupling.solution
-    number = len(solution.frozen)
+    return _totals(units, criterion, reduction, statistics, seed)[0]
+
+
+def _totals(
+    units: Units, criterion: Criterion, reduction: Reduction, statistics: Statistics | None, seed: int
+) -> tuple[Scores, Scores]:
+    """The scores, and how many numbers each was made from."""
+    number = len(units.coupling.solution.frozen)
     totals = np.full(number, {"prod": 1.0, "union": np.inf}.get(reduction, 0.0))
     counts = np.zeros(number)
     random = np.random.default_rng(seed)
@@ -232,7 +255,24 @@ def score(
     _to_factors(units, totals, counts, reduction)
     if reduction == "mean":
         totals = totals / np.maximum(counts, 1)
-    return np.where(counts > 0, totals, 0.0)
+    return np.where(counts > 0, totals, 0.0), counts
+
+
+def score_all(
+    units: Units,
+    criterion: Criterion,
+    reduction: Reduction = "sum",
+    statistics: Statistics | None = None,
+    seed: int = 0,
+) -> tuple[Scores, list[Family]]:
+    """As ``score``, with the families about which the criterion says nothing: those are ranked by ``l1``."""
+    totals, counts = _totals(units, criterion, reduction, statistics, seed)
+    silent = [f for f in units.families if not counts[f.classes].any()]
+    if silent:
+        other = score(units, l1, "sum")
+        for family in silent:
+            totals[family.classes] = other[family.classes]
+    return totals, silent
 
 
 def _per_class(part: Slice, values: Array, number: int) -> tuple[Scores, Array]:

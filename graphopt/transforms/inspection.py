@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from graphopt.analysis.labels import Axis, Coupling, Frozen
+from graphopt.analysis.labels.readers import WeightReaders
 from graphopt.ir import Node
 from graphopt.transforms.selection_units import Units
 
@@ -58,12 +59,13 @@ def prunable(units: Units) -> Prunable:
     free: set[Node] = set()
     total = open_parameters = 0
     reasons: dict[str, list[tuple[Node, float]]] = defaultdict(list)
+    behind = WeightReaders(coupling.graph)
     for _, axes, edges in coupling.weight_axes():
         size = 1
         for axis in axes:
             size *= len(axis)
         total += size
-        readers = {node for node, _ in edges}
+        readers = set(behind.behind(dict.fromkeys(node for node, _ in edges)))
         live = [a for a in axes if len(a) > 1]
         why = [frozen_reason(coupling, a) for a in live]
         open_parameters += 0 if all(why) else size

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from graphopt.analysis.labels import Axis, Coupling, Frozen
+from graphopt.analysis.labels.readers import WeightReaders
 from graphopt.analysis.labels.solve import Bools
 from graphopt.analysis.labels.space import Labels
 from graphopt.ir import Node, Tensor
@@ -109,7 +110,9 @@ def _with_weights(coupling: Coupling, families: list[Family], family_of: Labels)
     tensors: list[list[tuple[Tensor, int]]] = [[] for _ in families]
     nodes: list[dict[Node, None]] = [{} for _ in families]
     factor_families = _factor_families(coupling, family_of)
+    readers = WeightReaders(coupling.graph)
     for tensor, axes, edges in coupling.weight_axes():
+        reading = list(readers.behind(dict.fromkeys(node for node, _ in edges)))
         for place, axis in enumerate(axes):
             classes = coupling.solution.classes(axis)
             if classes is None:
@@ -119,7 +122,7 @@ def _with_weights(coupling: Coupling, families: list[Family], family_of: Labels)
                 found |= factor_families.get(derived, frozenset())
             for number in found - {-1}:
                 tensors[number].append((tensor, place))
-                nodes[number].update((node, None) for node, _ in edges)
+                nodes[number].update(dict.fromkeys(reading))
     return [Family(f.number, f.classes, tuple(t), tuple(n)) for f, t, n in zip(families, tensors, nodes, strict=True)]
 
 

@@ -8,7 +8,7 @@ from transforms.pruning import prune_and_check, tiny, units_of
 
 from graphopt.errors import UsageError
 from graphopt.pipeline.values import Pattern
-from graphopt.transforms.criteria import CRITERIA, score
+from graphopt.transforms.criteria import CRITERIA, score, score_all
 from graphopt.transforms.selection import (
     Policy,
     by_budget,
@@ -195,3 +195,37 @@ def test_activation_criteria_read_the_data(name: str) -> None:
     family = units.families[0]
     assert int(np.argmin(scores[family.classes])) == 5
     assert (scores[family.classes] >= 0).all()
+
+
+BEHIND = """(float[2,5] x, float[16,5] w1, float[4,16] w2) => (float y) {
+    u1 = Transpose(w1) a = MatMul(x, u1) r = Relu(a) u2 = Transpose(w2) y = MatMul(r, u2) }"""
+
+
+def test_weights_behind_a_transpose_are_those_of_the_product() -> None:
+    """As exporters leave linear layers before constants are folded."""
+    from graphopt.data.interface import read_interface
+    from graphopt.data.synthetic import SyntheticDataset
+    from graphopt.transforms.activations import ActivationStatistics
+    from graphopt.transforms.inspection import prunable
+
+    model = tiny(BEHIND)
+    plain = tiny(BEHIND.replace("u1 = Transpose(w1)", "").replace("u2 = Transpose(w2)", "").replace(
+        "MatMul(x, u1)", "Gemm<transB=1>(x, w1)").replace("MatMul(r, u2)", "Gemm<transB=1>(r, w2)"))  # fmt: skip
+    units = units_of(model)
+    assert prunable(units).macs_share == 1.0
+    assert {n.op for n in units.families[0].nodes} == {"Transpose", "MatMul"}
+    found = []
+    for net in (model, plain):
+        own = units_of(net)
+        data = SyntheticDataset(read_interface(net.serialize()), 8)
+        scores = score(own, CRITERIA["wanda"], statistics=ActivationStatistics(net, data, own))
+        found.append(scores[own.families[0].classes])
+    assert found[0].all()
+    assert np.allclose(found[0], found[1], rtol=1e-5)
+
+
+def test_where_a_criterion_says_nothing_l1_ranks() -> None:
+    units = units_of(tiny(MLP))
+    scores, silent = score_all(units, CRITERIA["bn_scale"])
+    assert [f.number for f in silent] == [f.number for f in units.families]
+    assert np.array_equal(scores, score(units, CRITERIA["l1"]))
