@@ -31,8 +31,8 @@ class QuantizeOptions(Options):
     exclude: tuple[Pattern, ...] = option((), "These nodes stay in float.")
     fidelity: float = option(
         30.0,
-        "Signal to noise at the outputs in dB, as estimated, that layers are put back in float for; given by the user, "
-        "at any loss of speed; 0: never.",
+        "Signal to noise at the outputs in dB, on held-back calibration data, that layers are put back in float for: "
+        "as long as that pays, or at any loss of speed where the user gives the figure; 0: never.",
         tunable=Tunable(mild=60.0, strong=0.0, tolerance=2.0),
         ge=0,
     )
@@ -72,7 +72,7 @@ def _config(options: QuantizeOptions) -> QuantConfig:
         force=_matcher(options.include),
         profile=None if options.profile is None else load_profile(options.profile),
         fidelity=options.fidelity,
-        slack=1.0 if options.given("fidelity") else 0.15,
+        strict=options.given("fidelity"),
         best=options.effort == "best",
         batch=options.batch,
         max_memory=options.memory,

@@ -66,10 +66,11 @@ def choose_grids(
     grid: Grid,
     method: Method,
     ends: set[int],
+    clipping: float = 1.0,
 ) -> Grids:
     """Ranges for all quantized tensors; those that an operator only moves around share one.
 
-    ``ends`` holds the ids of graph outputs, which are used as they are.
+    ``ends`` holds the ids of graph outputs, which are used as they are; ``clipping``: see ``find_range``.
     """
     groups = _groups(plan, tensors, histograms)
     limits = {u.output.name: u.rule.range for u in plan.integer if u.rule.range is not None}
@@ -81,7 +82,7 @@ def choose_grids(
         known = [histograms[n] for n in members]
         bounds = fixed[0] if fixed and len(members) == len(fixed) else None
         function = transfer_of(nodes[members[0]], ends) if len(members) == 1 else None
-        found = find_range(known, grid, method, bounds, function)
+        found = find_range(known, grid, method, bounds, function, clipping)
         values = quant_params(found.low, found.high, grid)
         for name in members:
             params[name], ranges[name] = values, found

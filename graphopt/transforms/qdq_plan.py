@@ -30,7 +30,8 @@ _TEST_WHY = "the profile shows int8 slower than float here, Q/DQ around it inclu
 class Plan:
     """Units on integers, units in float with the reason, and the time of both by the profile in microseconds.
 
-    ``gains``: microseconds that each integer unit saves, Q/DQ around it not counted, by id of its node.
+    ``gains``: microseconds that each integer unit saves, Q/DQ around it not counted, by id of its node. ``borders_us``:
+    of ``planned_us``, what the Q/DQ between float and integer regions take.
     """
 
     integer: tuple[Unit, ...]
@@ -38,6 +39,7 @@ class Plan:
     float_us: float
     planned_us: float
     gains: Mapping[int, float] = field(default_factory=dict)
+    borders_us: float = 0.0
 
     @property
     def speedup(self) -> float:
@@ -60,27 +62,32 @@ def make_plan(
     probes: Mapping[str, Probe],
     profile: Profile | None,
     choice: Choice,
+    penalties: Mapping[int, float] | None = None,
 ) -> Plan:
-    """Choose. Without a profile, compute units and what connects them become integer wherever the rules allow."""
+    """Choose. Without a profile, compute units and what connects them become integer wherever the rules allow.
+
+    ``penalties``: microseconds that count against a unit on integers, by id of its node.
+    """
     for unit in units:
         if not unit.why_float and choice.keep_float(unit):
             unit.why_float = "excluded by the options"
         if not unit.why_float and not choice.force(unit):
             unit.why_float = _float_rule(unit, target, probes)
+    borders = 0.0
     if target.placement == "inputs":
-        chosen = _by_inputs(units)
+        chosen = _by_inputs(units, penalties or {})
         costs = {id(u): (0.0, 0.0) for u in units}
         why = "TensorRT fuses it with its neighbours"
     else:
         costs = {id(u): _costs(u, probes, profile) for u in units}
-        chosen = _cut(graph, units, probes, profile, costs, choice)
+        chosen, borders = _cut(graph, units, probes, profile, costs, choice, penalties or {})
         why = _TEST_WHY if profile is not None else "no integer kernel is next to it"
     integer = tuple(u for u in units if id(u) in chosen)
     floating = tuple((u, u.why_float or why) for u in units if id(u) not in chosen)
     before = sum(c[0] for c in costs.values())
-    after = sum(costs[id(u)][id(u) in chosen] for u in units)
+    after = sum(costs[id(u)][id(u) in chosen] for u in units) + borders
     gains = {u.node.id: costs[id(u)][0] - costs[id(u)][1] for u in integer}
-    return Plan(integer, floating, before, after, gains)
+    return Plan(integer, floating, before, after, gains, borders)
 
 
 def _float_rule(unit: Unit, target: Target, probes: Mapping[str, Probe]) -> str:
@@ -96,9 +103,14 @@ def _float_rule(unit: Unit, target: Target, probes: Mapping[str, Probe]) -> str:
     return next((r.why for r in target.keep_float if r.op == unit.node.op and tests[r.test](r)), "")
 
 
-def _by_inputs(units: Sequence[Unit]) -> set[int]:
-    """TensorRT: every compute unit; an Add of two branches for the sake of its skip input; MaxPool between them."""
-    compute = [u for u in units if u.rule.kind == "compute" and not u.why_float]
+def _by_inputs(units: Sequence[Unit], penalties: Mapping[int, float]) -> set[int]:
+    """TensorRT: every compute unit; an Add of two branches for the sake of its skip input; MaxPool between them.
+
+    No profile says what they save, so each counts one microsecond against its penalty.
+    """
+    compute = [
+        u for u in units if u.rule.kind == "compute" and not u.why_float and penalties.get(u.node.id, 0.0) <= 1.0
+    ]
     quantized = {id(t) for u in compute for t in u.variables}
     chosen = {id(u) for u in compute}
     for unit in units:
@@ -141,6 +153,11 @@ class _Network:
         key = (source, sink)
         self.edges[key] = min(_FOREVER, self.edges.get(key, 0) + round(min(microseconds, _FOREVER) * 100))
 
+    def value(self, side: set[int], without: set[tuple[int, int]]) -> float:
+        """Microseconds of the edges that leave ``side``, those of ``without`` left out."""
+        cut = (c for e, c in self.edges.items() if e[0] in side and e[1] not in side and e not in without)
+        return sum(cut) / 100
+
     def source_side(self) -> set[int]:
         """Vertices on the source's side of a minimum cut."""
         from scipy.sparse import csr_array
@@ -167,7 +184,9 @@ def _cut(
     profile: Profile | None,
     costs: Mapping[int, tuple[float, float]],
     choice: Choice,
-) -> set[int]:
+    penalties: Mapping[int, float],
+) -> tuple[set[int], float]:
+    """Ids of the integer units, and what the Q/DQ at their borders cost."""
     network = _Network()
     vertices = {id(u): network.vertex() for u in units}
     for unit in units:
@@ -175,7 +194,7 @@ def _cut(
         if choice.force(unit) and not unit.why_float:
             floating = _FOREVER
         network.add(_INTEGER, vertices[id(unit)], floating)
-        network.add(vertices[id(unit)], _FLOAT, integer)
+        network.add(vertices[id(unit)], _FLOAT, integer + penalties.get(unit.node.id, 0.0))
     producers = {id(t): u for u in units for t in u.outputs}
     readers = consumers_by_tensor(units)
     ends = {id(t) for g in graph.graphs() for t in g.outputs}
@@ -186,7 +205,9 @@ def _cut(
         consumers = [vertices[id(u)] for u, _ in readers.get(id(tensor), [])]
         _tensor_edges(network, tensor, made, vertices, consumers, others, probes, profile)
     side = network.source_side()
-    return {key for key, vertex in vertices.items() if vertex in side}
+    chosen = {key for key, vertex in vertices.items() if vertex in side}
+    ends_of = {(_INTEGER, v) for v in vertices.values()} | {(v, _FLOAT) for v in vertices.values()}
+    return chosen, network.value(side, ends_of)
 
 
 def _borders(units: Sequence[Unit]) -> list[Tensor]:

@@ -21,8 +21,9 @@ Method: TypeAlias = Literal["auto", "minmax", "percentile", "mse", "entropy"]
 
 _PERCENTILES = (0.99999, 0.9999, 0.999)
 _SHRINKS = np.concatenate([np.linspace(1.0, 0.3, 57), np.geomspace(0.28, 0.01, 16)])
-CLIPPING_WEIGHT = 20.0
-"""Clipping errors of neighbours have one sign and add up where rounding errors cancel; they count for more."""
+CLIPPING_WEIGHTS = (1.0, 4.0, 16.0, 64.0, 256.0)
+"""How much more an error of clipping may count than one of rounding. Clipping errors of neighbours have one sign and
+add up where rounding errors cancel; how much depends on the model, so the caller tries these on held-back samples."""
 
 _ENTROPY_LEVELS = 128
 _SMALLEST_SCALE = 1e-30
@@ -64,10 +65,13 @@ class Spectrum:
     """The values of one or more tensors: sorted distinct bin centres and how many values lie there.
 
     With ``function``, errors are those of what it makes of the values (several results add up): a rounding error
-    counts as much as the function is steep there.
+    counts as much as the function is steep there. ``clipping`` is the weight of the errors of clipped values.
     """
 
-    def __init__(self, histograms: Sequence[HistogramAccumulator], function: Function | None = None) -> None:
+    def __init__(
+        self, histograms: Sequence[HistogramAccumulator], function: Function | None = None, clipping: float = 1.0
+    ) -> None:
+        self.clipping = clipping
         values = np.concatenate([h.centres for h in histograms])
         counts = np.concatenate([h.counts for h in histograms]).astype(np.float64)
         self.low = min(0.0, min(h.minimum for h in histograms))
@@ -95,9 +99,9 @@ class Spectrum:
         n = self._count
         edges = zip(self._function(low), self._function(high), self._first, self._second, strict=True)
         for at_low, at_high, s, q in edges:
-            error = error + CLIPPING_WEIGHT * np.maximum(q[a] - 2 * at_low * s[a] + at_low**2 * n[a], 0)
+            error = error + self.clipping * np.maximum(q[a] - 2 * at_low * s[a] + at_low**2 * n[a], 0)
             outside = (q[-1] - q[b]) - 2 * at_high * (s[-1] - s[b]) + at_high**2 * (n[-1] - n[b])
-            error = error + CLIPPING_WEIGHT * np.maximum(outside, 0)
+            error = error + self.clipping * np.maximum(outside, 0)
         return np.asarray(error / self.total)
 
     def percentile(self, share: float) -> tuple[float, float]:
@@ -130,14 +134,15 @@ def find_range(
     method: Method = "auto",
     limits: tuple[float, float] | None = None,
     function: Function | None = None,
+    clipping: float = 1.0,
 ) -> Range:
     """The range for tensors that share a grid.
 
     ``auto`` takes the candidate (min-max, percentiles, entropy, and a search over ranges) with the least mean
     squared error; ``limits`` is the range that the operator itself fixes (Sigmoid: 0 to 1); ``function`` is what
-    the only readers of the tensor do with it.
+    the only readers of the tensor do with it; ``clipping`` weighs errors of clipping against those of rounding.
     """
-    spectrum = Spectrum(histograms, function)
+    spectrum = Spectrum(histograms, function, clipping)
     levels = grid.int_type.levels - (1 if grid.symmetric and grid.int_type.low < 0 else 0)
     if limits is not None:
         return _judged(spectrum, *limits, "fixed", levels, grid)

@@ -51,13 +51,13 @@ def test_an_all_zero_tensor_keeps_its_zeros():
 
 def test_analytic_error_agrees_with_real_rounding():
     values = np.random.default_rng(0).standard_normal(200_000).astype(np.float32)
-    spectrum = Spectrum([histogram(values)])
+    spectrum = Spectrum([histogram(values)], clipping=4.0)
     for low, high in [(-4.5, 4.5), (-3.0, 3.0), (-2.0, 2.5)]:
         params = quant_params(low, high, U8)
         stored = np.clip(np.rint(values / params.scale) + params.zero_point, 0, 255)
         inside = np.square((stored - params.zero_point) * params.scale - values)
         clipped = (values < params.low) | (values > params.high)
-        real = (inside[~clipped].sum() + ranges.CLIPPING_WEIGHT * inside[clipped].sum()) / len(values)
+        real = (inside[~clipped].sum() + 4.0 * inside[clipped].sum()) / len(values)
         estimate = spectrum.errors(np.array([low]), np.array([high]), 255)[0]
         assert estimate == pytest.approx(real, rel=0.05)
 

@@ -1,0 +1,161 @@
+"""One quantization: attempts on copies of the model, each with more known about what has to stay in float."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from graphopt.analysis.statistics import (
+    ChannelMoments,
+    ChannelMomentsAccumulator,
+    Histogram,
+    HistogramAccumulator,
+    Request,
+    collect,
+)
+from graphopt.data.feeds import Dataset
+from graphopt.ir import Array, Node
+from graphopt.model import Model
+from graphopt.targets.base import Target
+from graphopt.targets.profile import Profile
+from graphopt.transforms.equalization import Evening, changed_tensors, equalized, smoothing_nodes
+from graphopt.transforms.qdq_config import QuantConfig, Quantized
+from graphopt.transforms.qdq_grids import QuantizedTensor, choose_grids, quantized_tensors
+from graphopt.transforms.qdq_insert import Inserter, Settings
+from graphopt.transforms.qdq_plan import Choice, Plan, make_plan
+from graphopt.transforms.qdq_probe import Probe, probe
+from graphopt.transforms.qdq_report import KernelReport, kernel_report
+from graphopt.transforms.qdq_units import Unit, find_units
+from graphopt.transforms.ranges import CLIPPING_WEIGHTS
+from graphopt.transforms.rounding import Rounded
+
+_ROUNDS = 3
+_SMOOTHS = "it evens out the channel ranges of what is rounded next"
+
+
+class Run:
+    """A float model, its statistics, and what is known about its layers.
+
+    Attributes:
+        clipping: weight of clipping errors in the choice of ranges.
+        penalties: microseconds that count against units on integers, by node id, in the attempts that follow.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        data: Dataset,
+        target: Target,
+        config: QuantConfig,
+        settings: Settings,
+        profile: Profile | None,
+        probes: Mapping[str, Probe],
+    ) -> None:
+        self.model, self.data, self.target, self.config = model, data, target, config
+        self.settings, self.profile, self.probes = settings, profile, probes
+        self.clipping = CLIPPING_WEIGHTS[len(CLIPPING_WEIGHTS) // 2]
+        self.penalties: Mapping[int, float] = {}
+        self._why: dict[int, str] = {}
+        self._histograms: dict[str, HistogramAccumulator] = {}
+        self._means: dict[str, Array] = {}
+
+    def evened(self, evenings: Sequence[Evening]) -> Run:
+        """The same on a copy of the model with its channel ranges evened out; statistics that hold are kept."""
+        model = equalized(self.model, evenings).clone()
+        probes = probe(model, self.data)
+        run = Run(model, self.data, self.target, self.config, self.settings, self.profile, probes)
+        changed = {n for e in evenings for n in changed_tensors(e.link)}
+        run.clipping = self.clipping
+        run._histograms = {n: h for n, h in self._histograms.items() if n not in changed}
+        run._means = {n: m for n, m in self._means.items() if n not in changed}
+        run._why = {n.id: _SMOOTHS for n in smoothing_nodes(model.graph, evenings)}
+        return run
+
+    def on(self, data: Dataset) -> Run:
+        """The same with other calibration data, whose statistics are still to be collected."""
+        run = Run(self.model, data, self.target, self.config, self.settings, self.profile, self.probes)
+        run.clipping, run.penalties, run._why = self.clipping, self.penalties, dict(self._why)
+        return run
+
+    def settled(self, penalties: Mapping[int, float]) -> Quantized | None:
+        """Attempts until every kernel is really integer; None when nothing is left."""
+        self.penalties = penalties
+        done = self.attempt(penalties)
+        if not self.config.check or self.target.provider != "CPUExecutionProvider":
+            return done
+        for _ in range(_ROUNDS):
+            if done is None:
+                return None
+            done.report = kernel_report(done.model, done.plan.integer)
+            if not self._note_missed(done.report):
+                break
+            done = self.attempt(penalties)
+        return done
+
+    def planned(self, penalties: Mapping[int, float]) -> Plan:
+        """The plan alone, for a copy of the model."""
+        return self._plan(self.model.clone(), penalties)
+
+    def attempt(
+        self, penalties: Mapping[int, float], rounded: Mapping[int, Rounded] | None = None
+    ) -> Quantized | None:
+        """Plan, calibrate and insert, on a copy; None when nothing becomes integer."""
+        work = self.model.clone()
+        plan = self._plan(work, penalties)
+        if not any(u.rule.kind == "compute" for u in plan.integer):
+            return None
+        tensors = quantized_tensors(plan, self.target)
+        self._calibrate(work, plan, tensors)
+        grids = choose_grids(
+            plan, tensors, self._histograms, self.settings.activation, self.config.method, _ends(work), self.clipping
+        )
+        outputs = {u.node.id: biased(u).outputs[0].name for u in plan.integer}
+        inserter = Inserter(work.graph, self.target, self.settings, grids, self._means)
+        inserted = inserter.insert(plan, tensors, rounded)
+        return Quantized(
+            work, plan, grids, tensors, inserted, self.settings, self.probes, outputs, self.target
+        )  # fmt: skip
+
+    def _plan(self, work: Model, penalties: Mapping[int, float]) -> Plan:
+        units = find_units(work.graph, self.target, self.probes)
+        for unit in units:
+            unit.why_float = unit.why_float or self._why.get(unit.node.id, "")
+        choice = Choice(_on_any(self.config.keep_float), _on_any(self.config.force))
+        return make_plan(work.graph, self.target, units, self.probes, self.profile, choice, penalties)
+
+    def _calibrate(self, work: Model, plan: Plan, tensors: Sequence[QuantizedTensor]) -> None:
+        """Histograms of the tensors, and channel means of what layers read, as far as they are not known yet."""
+        names = [q.tensor.name for q in tensors if q.tensor.name not in self._histograms]
+        inputs = {
+            u.node.inputs[0].name: 1 if u.node.op == "Conv" else -1
+            for u in plan.integer
+            if u.weight is not None and u.node.inputs[0].name not in self._means
+        }
+        histograms = {n: Request.of(n, Histogram()) for n in names}
+        moments = {n: Request.of(n, ChannelMoments(axis)) for n, axis in inputs.items()}
+        requests = [*histograms.values(), *moments.values()]
+        if not requests:
+            return
+        config = self.config
+        stats = collect(work, self.data, requests, batch=config.batch, max_memory=config.max_memory)
+        self._histograms |= {n: stats.typed(r, HistogramAccumulator) for n, r in histograms.items()}
+        self._means |= {n: stats.typed(r, ChannelMomentsAccumulator).mean for n, r in moments.items()}
+
+    def _note_missed(self, report: KernelReport) -> bool:
+        """Mark the units that did not become integer kernels; whether there are new ones."""
+        fresh = {k.unit.node.id: k.runs_as for k in report.missed if k.unit.node.id not in self._why}
+        for key, op in fresh.items():
+            self._why[key] = f"ONNX Runtime runs it as {op} in float in spite of Q/DQ around it"
+        return bool(fresh)
+
+
+def biased(unit: Unit) -> Node:
+    """The node that adds the bias."""
+    return unit.node if unit.bias_add is None else unit.bias_add[0]
+
+
+def _ends(model: Model) -> set[int]:
+    return {id(t) for g in model.graph.graphs() for t in g.outputs}
+
+
+def _on_any(test: Callable[[Node], bool]) -> Callable[[Unit], bool]:
+    return lambda unit: any(test(n) for n in (unit.node, *unit.chain))

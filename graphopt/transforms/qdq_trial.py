@@ -1,0 +1,117 @@
+"""Judges quantized models on samples of the calibration data that were held back from finding ranges and factors.
+
+Where an output is a Softmax, its input is judged: behind it, small errors vanish and large ones are rare flips, so that
+few samples tell little. A constant added to all its inputs changes nothing and is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphopt.analysis.statistics.exposure import session_of
+from graphopt.data.feeds import Batch, Dataset
+from graphopt.data.split import split, subsample
+from graphopt.ir import Array, Tensor
+from graphopt.model import Model
+
+HELD_BACK_AT_MOST = 64
+_BATCH = 4
+_SEED = 0
+_FLATTENED = frozenset({"Softmax", "LogSoftmax"})
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Calibration data in two: ``fit`` finds ranges and factors, ``judge`` decides between models."""
+
+    fit: Dataset
+    judge: Dataset
+
+
+def hold_back(data: Dataset) -> Parts:
+    """A fifth of the data, at most 64 samples, is held back; a single sample has to serve as both."""
+    parts = split(data, _SEED)
+    return Parts(parts.calibration, subsample(parts.scoring, HELD_BACK_AT_MOST, _SEED))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Noise as a share of the signal, of the worst tensor: ``outputs`` as they are, ``inner`` before Softmax."""
+
+    outputs: float
+    inner: float
+
+    @property
+    def sqnr_db(self) -> float:
+        """Signal to noise at the outputs."""
+        return decibel(self.outputs)
+
+    def better_than(self, other: Verdict) -> bool:
+        """Whether there is less noise, before Softmax."""
+        return self.inner < other.inner
+
+
+def decibel(noise: float) -> float:
+    """Signal to noise ratio of a noise share."""
+    return float("inf") if noise <= 0 else -10 * float(np.log10(noise))
+
+
+class Judge:
+    """Holds what the float model gives on the held-back samples."""
+
+    def __init__(self, model: Model, data: Dataset, limit: int | None = None) -> None:
+        self._batches: list[Batch] = list(data.iter_batches(_BATCH))[:limit]
+        self._inner = _inner_names(model)
+        self._wanted = list(self._runs(model))
+
+    def verdict(self, model: Model) -> Verdict:
+        """The noise of ``model``, which has the same outputs as the float model."""
+        energy: dict[str, float] = {}
+        noise: dict[str, float] = {}
+        for wanted, got in zip(self._wanted, self._runs(model), strict=True):
+            for name, values in wanted.items():
+                signal, error = _energies(values, got.get(name), name not in self._inner)
+                energy[name] = energy.get(name, 0.0) + signal
+                noise[name] = noise.get(name, 0.0) + error
+        share = {n: noise[n] / max(energy[n], 1e-30) for n in energy}
+        outer = [share[n] for n in self._inner if n in share]
+        inner = [share[m] for n, m in self._inner.items() if m in share]
+        return Verdict(max(outer, default=0.0), max(inner, default=0.0))
+
+    def _runs(self, model: Model) -> Iterator[dict[str, Array]]:
+        clone = model.clone()
+        known = clone.graph.tensors()
+        names = {t.name for t in clone.graph.outputs}
+        clone.graph.outputs = [*clone.graph.outputs, *_found(known, set(self._inner.values()) - names)]
+        with session_of(clone, 1) as session:
+            for batch in self._batches:
+                found = batch.trim_outputs(session.run(batch.feeds))
+                yield {n: v for n, v in found.items() if isinstance(v, np.ndarray) and v.dtype.kind == "f"}
+
+
+def _found(known: dict[str, Tensor], names: set[str]) -> list[Tensor]:
+    return [known[n] for n in sorted(names) if n in known]
+
+
+def _inner_names(model: Model) -> dict[str, str]:
+    """Name of each output to that of the tensor that is judged for it."""
+    found = {}
+    for tensor in model.graph.outputs:
+        maker = tensor.inputs[0] if tensor.inputs else None
+        flattened = maker is not None and not maker.domain and maker.op in _FLATTENED and bool(maker.inputs[0].inputs)
+        found[tensor.name] = maker.inputs[0].name if maker is not None and flattened else tensor.name
+    return found
+
+
+def _energies(wanted: Array, got: Array | None, inner: bool) -> tuple[float, float]:
+    """Energy of the signal and of the error; one of another shape is all error."""
+    a = np.nan_to_num(wanted.astype(np.float64))
+    b = np.nan_to_num(got.astype(np.float64)) if got is not None and got.shape == wanted.shape else np.zeros_like(a)
+    if inner and a.ndim > 1 and a.shape[-1] > 1:
+        error = a - b
+        return float(np.square(a).sum()), float(np.square(error - error.mean(axis=-1, keepdims=True)).sum())
+    return float(np.square(a).sum()), float(np.square(a - b).sum())
+
