@@ -31,14 +31,15 @@ def needed_values(keep: KeepSet, late: Mapping[EdgeKey, Array]) -> dict[EdgeKey,
     """All computed values that leave shape arithmetic, with what they must be in the pruned graph."""
     facts, record = keep.coupling.facts, keep.coupling.record
     needed = dict(late)
+    moving = _moving(keep)
     for node in keep.coupling.graph.nodes:
-        if any(facts[t].value is not None for t in node.outputs if not t.is_empty()):
+        if any(facts[t].value is not None and t not in moving for t in node.outputs if not t.is_empty()):
             continue
         for index, tensor in enumerate(node.inputs):
             fact = None if tensor.is_empty() or is_constant(tensor) else facts[tensor]
             if fact is None or fact.value is None or not fact.from_shape or (node, index) in needed:
                 continue
-            if node.is_op("Shape", "Size"):
+            if tensor in moving or node.is_op("Shape", "Size"):
                 continue
             value = fact.value
             for place, axis in enumerate(record.axes.get(tensor, ())):
@@ -46,6 +47,18 @@ def needed_values(keep: KeepSet, late: Mapping[EdgeKey, Array]) -> dict[EdgeKey,
                     value = np.compress(keep.mask(axis), value, axis=place)
             needed[node, index] = value
     return needed
+
+
+def _moving(keep: KeepSet) -> set[Tensor]:
+    """Tensors behind a sum over removed positions: known or not, their values change with the pruning."""
+    record = keep.coupling.record
+    summing = {m.node for m in record.masks if keep.changed(m.labels)}
+    summing |= {n.node for n in record.norms if any(keep.changed(n.labels[a]) for a in n.over)}
+    moving: set[Tensor] = set()
+    for node in keep.coupling.graph.nodes:
+        if node in summing or (not node.is_op("Shape", "Size") and any(t in moving for t in node.inputs)):
+            moving.update(node.outputs)
+    return moving
 
 
 def settle(keep: KeepSet, late: Mapping[EdgeKey, Array], pinned: list[str]) -> Facts:

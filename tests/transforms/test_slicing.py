@@ -125,3 +125,14 @@ def test_batch_times_heads_is_rescaled() -> None:
     session = ort.InferenceSession(model.serialize(), providers=["CPUExecutionProvider"])
     for batch in (1, 7):
         assert session.run(None, {"x": np.ones((batch, 5, 12), np.float32)})[0].shape == (batch, 5, 6)
+
+
+def test_a_computed_table_behind_a_pruned_sum_keeps_its_scale_and_is_computed_anew() -> None:
+    """Learned queries, projected and divided by the root of a width that is read at run time: all of it is known."""
+    text = """(float[5,10] x, float[6,8] w1, float[8,16] w2, float[10,16] w3) => (float y) <int64 i1 = {1}> {
+        q = MatMul(w1, w2) s = Shape(q) d = Gather(s, i1) c = Cast<to=1>(d) r = Sqrt(c) m = Div(q, r)
+        t = Transpose(m) h = MatMul(x, w3) y = MatMul(h, t) }"""
+    model = tiny(text)
+    units = units_of(model)
+    assert prune_and_check(model, random_keep(units), units).passed
+    assert model.graph.tensors()["w2"].shape == (4, 8)
