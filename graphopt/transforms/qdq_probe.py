@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 import onnx
 
-from graphopt.analysis.statistics.exposure import session_of
-from graphopt.data.feeds import Dataset
+from graphopt.analysis.statistics.exposure import session_of, topological_order
+from graphopt.data.feeds import Dataset, Feeds
 from graphopt.errors import DataError
 from graphopt.ir import Tensor, Variable
 from graphopt.model import Model
@@ -60,7 +60,11 @@ def probe(model: Model, data: Dataset, batch: int = 1, runs: int | None = PROBED
             found = session.run(item.feeds)
             for name, (shape, least, most) in zip(names, _triples(found[t.name] for t in made), strict=True):
                 shapes.setdefault(name, tuple(int(d) for d in shape))
-                _check(name, least, most, name in inputs)
+                if np.isnan(least) or np.isnan(most):
+                    first = _first_nan(model, names, item.feeds) or name
+                    raise DataError(f"tensor {first!r} is NaN on the calibration data; look at what feeds it")
+                if name in inputs and least <= most and not (np.isfinite(least) and np.isfinite(most)):
+                    raise DataError(f"input {name!r} holds infinite values in the calibration data")
                 low[name], high[name] = min(low[name], float(least)), max(high[name], float(most))
     if not shapes and names:
         raise DataError(f"{data.source} holds no samples; quantization needs some to find ranges")
@@ -97,8 +101,19 @@ def _triples(values: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndar
     return zip(flat, flat, flat, strict=True)
 
 
-def _check(name: str, low: np.ndarray, high: np.ndarray, is_input: bool) -> None:
-    if np.isnan(low) or np.isnan(high):
-        raise DataError(f"tensor {name!r} is NaN on the calibration data; look at what feeds it")
-    if is_input and low <= high and not (np.isfinite(low) and np.isfinite(high)):
-        raise DataError(f"input {name!r} holds infinite values in the calibration data")
+def _first_nan(model: Model, names: Sequence[str], feeds: Feeds) -> str | None:
+    """The first tensor in the order of computation that holds a NaN; extremes may pass over one."""
+    clone = model.clone()
+    graph, tensors = clone.graph, clone.graph.tensors()
+    made = []
+    for name in names:
+        found = graph.add_node("IsNaN", [tensors[name]])
+        number = graph.add_node("Cast", found.outputs, attrs={"to": int(onnx.TensorProto.FLOAT)})
+        made.append(graph.add_node("ReduceMax", number.outputs, attrs={"keepdims": 0}).outputs[0])
+    graph.outputs = made
+    graph.sort()
+    order = topological_order(model)
+    with session_of(clone, 1) as session:
+        values = session.run(feeds)
+    bad = [name for name, tensor in zip(names, made, strict=True) if values[tensor.name] > 0]
+    return min(bad, key=lambda name: order[name], default=None)
