@@ -113,7 +113,7 @@ def main() -> int:
         with torch.no_grad():
             model(example)
         export(model, example, folder / f"{name}.after.onnx")
-    except Exception as error:  # whatever the peer or the pruned model raises is its result
+    except Exception as error:  # noqa: BLE001 - whatever the peer or the pruned model raises is its result
         result["failure"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:120]}"
     (folder / f"{name}.json").write_text(json.dumps(result))
     return 0
