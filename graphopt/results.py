@@ -139,7 +139,8 @@ class TensorAgreement:
 
     ``node`` and ``op`` compute it in the reference, ``test_node`` and ``test_op`` in the other model. ``lost_db`` is
     by how much its SQNR lies under that of the worst tensor it is made from (equal counts as 100 dB): where error
-    is added. ``diverged`` says why it counts as diverged, "" when it does not.
+    is added. ``diverged`` says why it counts as diverged, "" when it does not. ``scaled`` says that the SQNR is the one
+    after a factor a channel, because passes evened out the ranges of channels; "" when it is not.
     """
 
     tensor: str
@@ -151,6 +152,7 @@ class TensorAgreement:
     agreement: OutputComparison
     lost_db: float
     diverged: str = ""
+    scaled: str = ""
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,9 @@ class NodeAssignment:
 class NodeTime:
     """Time of one node of the optimized graph a run, in microseconds: the median over runs and its share of all.
 
-    ``name`` is the runtime's (fused nodes have new names); shapes are text such as ``float[1,3,8,8]``.
+    ``name`` is the runtime's (fused nodes have new names); shapes are text such as ``float[1,3,8,8]``. ``nodes`` are
+    the nodes of the file that are in it, where that is known, ``macs`` what they count, and ``passes`` the passes of
+    the run that made or changed them.
     """
 
     name: str
@@ -226,18 +230,22 @@ class NodeTime:
     calls: int
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
+    macs: int = 0
+    passes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio of times (reference / this; above 1 is faster) with its 95 % bootstrap interval."""
+    """A ratio of times (reference / this; above 1 is faster) with its 95 % interval."""
 
     value: float
     low: float
     high: float
 
 
-Verdict: TypeAlias = Literal["reference", "faster", "slower", "noise"]
+Verdict: TypeAlias = Literal["reference", "faster", "slower", "same", "noise"]
+"""``same``: within 3 %, interval and all. ``noise``: the interval crosses a limit, so nothing is claimed."""
 
 
 @dataclass(frozen=True)
@@ -246,7 +254,8 @@ class Timing:
 
     ``p50``, ``p90`` and ``p99`` are over single calls, ``wall_ms`` and ``cpu_ms`` medians over rounds, ``spread_ms``
     the interquartile range of rounds. CPU time is of the calling thread, or of the process with more threads.
-    ``throughput`` is samples a second (``rows`` a run).
+    ``throughput`` is samples a second (``rows`` a run). ``reason`` says why a difference is not claimed, if not the
+    interval does.
     """
 
     name: str
@@ -264,17 +273,31 @@ class Timing:
     verdict: Verdict
     speedup: Ratio | None = None
     cpu_speedup: Ratio | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True)
 class TimingReport:
-    """Models timed in turns. The first one is the reference of every ratio."""
+    """Models timed in turns. The first one is the reference of every ratio.
+
+    ``sessions`` is how often every model was loaded in a run; with ``confirmed`` there were two runs.
+    """
 
     timings: tuple[Timing, ...]
     provider: str
     threads: int
     cpu: CpuInfo
     confirmed: bool
+    sessions: int = 1
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """Models timed with one batch size (None: the model's own) and one number of threads."""
+
+    batch: int | None
+    threads: int
+    timing: TimingReport
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from graphopt.analysis.channel_factors import ChannelFactors
 from graphopt.analysis.pairing import Pair, Probe, aliases_of, pair_tensors
 from graphopt.data.checks import is_float
 from graphopt.data.feeds import Dataset, Feeds
@@ -32,6 +33,7 @@ AT_ONCE = 128
 FLOAT_DB, QUANTIZED_DB = 60.0, 20.0
 """Default thresholds: an error of a thousandth of the signal, or of a tenth where a model is quantized."""
 _CAP_DB = 100.0
+_Figures: TypeAlias = tuple[OutputComparison, ChannelFactors]
 _QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear", "QLinear", "QGemm", "MatMulInteger", "ConvInteger")
 
 
@@ -73,7 +75,7 @@ def tensor_profile(reference: Model, test: Model, data: Dataset, config: Profile
         except GraphoptError as error:
             note = f"without the runtime's optimizations ({error})"
     pairs = pair_tensors(one.graph, two.graph, aliases)
-    figures: dict[int, OutputComparison] = {}
+    figures: dict[int, _Figures] = {}
     samples = 0
     for start in range(0, len(pairs), AT_ONCE):
         part = range(start, min(start + AT_ONCE, len(pairs)))
@@ -121,8 +123,9 @@ def _optimized(model: Model, threads: int) -> Model:
 
 def _measure(
     one: Model, two: Model, pairs: Sequence[Pair], data: Dataset, config: ProfileConfig
-) -> tuple[int, list[OutputComparison]]:
+) -> tuple[int, list[_Figures]]:
     agreements = [Agreement(pair.reference.tensor) for pair in pairs]
+    factors = [ChannelFactors() for _ in pairs]
     samples = 0
     with ExitStack() as stack:
         first = stack.enter_context(_exposed(one, [p.reference for p in pairs], config.threads))
@@ -131,9 +134,12 @@ def _measure(
             before = part.trim_outputs(_run(first, [p.reference for p in pairs], part.feeds))
             after = part.trim_outputs(_run(second, [p.test for p in pairs], part.feeds))
             samples += part.valid
-            for pair, agreement in zip(pairs, agreements, strict=True):
-                agreement.add(before.get(pair.reference.tensor), after.get(pair.test.tensor))
-    return samples, [agreement.result() for agreement in agreements]
+            for pair, agreement, scaling in zip(pairs, agreements, factors, strict=True):
+                one_value, two_value = before.get(pair.reference.tensor), after.get(pair.test.tensor)
+                agreement.add(one_value, two_value)
+                if isinstance(one_value, np.ndarray) and isinstance(two_value, np.ndarray):
+                    scaling.add(one_value, two_value)
+    return samples, [(a.result(), f) for a, f in zip(agreements, factors, strict=True)]
 
 
 @contextmanager
@@ -173,13 +179,14 @@ def _run(session: Session, probes: Sequence[Probe], feeds: Feeds) -> dict[str, A
     return values
 
 
-def _rows(
-    pairs: Sequence[Pair], figures: Mapping[int, OutputComparison], threshold: float
-) -> tuple[TensorAgreement, ...]:
-    rows = []
+def _rows(pairs: Sequence[Pair], figures: Mapping[int, _Figures], threshold: float) -> tuple[TensorAgreement, ...]:
+    rows: list[TensorAgreement] = []
+    effective: list[OutputComparison] = []
     for place, pair in enumerate(pairs):
-        own = figures[place]
-        before = min((_capped(figures[s]) for s in pair.sources if figures[s].elements), default=_CAP_DB)
+        raw, factors = figures[place]
+        own, note = _without_factors(raw, factors, threshold)
+        effective.append(own)
+        before = min((_capped(effective[s]) for s in pair.sources if effective[s].elements), default=_CAP_DB)
         rows.append(
             TensorAgreement(
                 tensor=pair.reference.tensor,
@@ -191,9 +198,21 @@ def _rows(
                 agreement=own,
                 lost_db=max(0.0, before - _capped(own)),
                 diverged=_diverged(own, threshold),
+                scaled=note,
             )
         )
     return tuple(rows)
+
+
+def _without_factors(own: OutputComparison, factors: ChannelFactors, threshold: float) -> tuple[OutputComparison, str]:
+    """The agreement after one factor a channel, where a tensor agrees only so: ranges were evened out."""
+    if own.new_non_finite or own.lost_non_finite or own.shape_mismatches or not own.sqnr_db < threshold:
+        return own, ""
+    found = factors.result()
+    if found is None or found[0] < threshold:
+        return own, ""
+    sqnr, low, high = found
+    return replace(own, sqnr_db=sqnr), f"equal up to a factor a channel ({low:.3g} to {high:.3g})"
 
 
 def _capped(figures: OutputComparison) -> float:

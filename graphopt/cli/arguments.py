@@ -26,6 +26,10 @@ ProviderOption: TypeAlias = Annotated[
     str | None,
     typer.Option("--provider", help="Where to run and time: cpu, cuda, tensorrt, openvino.", show_default="cpu"),
 ]
+ProviderOptionsOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--provider-option", help="An option of the provider: KEY=VALUE.", show_default=False),
+]
 TargetOption: TypeAlias = Annotated[str, typer.Option("--target", help="What the model is optimized for.")]
 DimOption: TypeAlias = Annotated[
     list[str] | None, typer.Option("--dim", help="A value for a symbolic extent: NAME=N.", show_default=False)
@@ -69,3 +73,18 @@ def parse_dims(texts: Sequence[str] | None) -> dict[str, int]:
             raise UsageError(f"--dim {text}: it must be NAME=N with a whole number N >= 1")
         dims[name] = int(number)
     return dims
+
+
+def parse_provider_options(texts: Sequence[str] | None) -> dict[str, str]:
+    """``KEY=VALUE`` options as a dict.
+
+    Raises:
+        UsageError: not of that form.
+    """
+    options: dict[str, str] = {}
+    for text in texts or ():
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise UsageError(f"--provider-option {text}: it must be KEY=VALUE")
+        options[key] = value
+    return options

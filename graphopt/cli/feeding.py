@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from graphopt.data.feeds import Dataset
+    from graphopt.data.feeds import Dataset, Feeds
     from graphopt.data.interface import Interface
 
 
@@ -32,6 +32,32 @@ class Feeding:
             return open_data(self.data, interface, preprocess=self.preprocess, samples=self.samples, seed=self.seed)
         bound = interface.bind(dict(self.dims or {}), self.batch or (1 if interface.batch_dims() else None))
         return SyntheticDataset(bound, self.samples or synthetic_count, self.seed)
+
+
+    def timed(self, interface: Interface, batch: int | None) -> tuple[Feeds, int]:
+        """Feeds of one run of ``batch`` samples, and how many samples they hold. Few samples are repeated.
+
+        Raises:
+            UsageError: the model takes another, fixed number of samples.
+        """
+        import numpy as np
+
+        from graphopt.errors import UsageError
+
+        firsts = {info.shape[0] for info in interface.required if info.shape}
+        if batch is not None and not interface.batch_dims() and firsts != {batch}:
+            fixed = ", ".join(sorted(str(d) for d in firsts))
+            raise UsageError(f"--batch {batch}: the model fixes the first extents of its inputs ({fixed})")
+        part = next(iter(replace(self, batch=batch).open(interface, 1).iter_batches(batch or 1)))
+        if batch is None or self.data is None:
+            return part.feeds, batch or part.rows
+        if part.rows == batch:
+            return part.feeds, batch
+        repeats = {
+            name: np.resize(a, (batch, *a.shape[1:])) if a.ndim and a.shape[0] == part.rows else a
+            for name, a in part.feeds.items()
+        }
+        return repeats, batch
 
 
 def model_file(path: Path) -> Path:

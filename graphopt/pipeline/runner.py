@@ -260,8 +260,7 @@ def _measured(
     elif job.output is not None and not not_timed:
         part = bench.batch()
         files = {job.model.name: job.model, job.output.name: job.output}
-        sessions = [Contender(n, Session(f, bench.config), part.feeds, part.rows) for n, f in files.items()]
-        timing = time_models(sessions, TimingPlan(seed=job.seed))
+        timing = time_models([_contender(n, f, bench.config, part) for n, f in files.items()], TimingPlan())
         footprints = {n: measure_footprint(f, part.feeds, bench.config, processes=1) for n, f in files.items()}
         nodes = {n: profile_nodes(f, part.feeds, bench.config) for n, f in files.items()}
     return RunResult(
@@ -284,6 +283,10 @@ def _measured(
         warnings=_warnings(bench, comparison, accuracy, pipeline, run.passes),
         versions={name: version(name) for name in PACKAGES},
     )
+
+
+def _contender(name: str, file: Path, config: SessionConfig, part: Batch) -> Contender:
+    return Contender(name, Session(file, config), part.feeds, part.rows, lambda: Session(file, config))
 
 
 def _has_integers(result: PassResult) -> bool:

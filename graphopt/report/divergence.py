@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from graphopt.report.charts import bar_rows
-from graphopt.report.terminal import number
+from graphopt.report.words import number
 from graphopt.results import Accuracy, Comparison, TensorAgreement, TensorProfile, as_json
 
 SHOWN = 12
@@ -36,7 +36,7 @@ def profile_items(profile: TensorProfile, everything: bool) -> list[RenderableTy
             number(row.lost_db, 3) if row.lost_db >= 0.05 else "",
             number(own.max_abs),
             number(own.relative_to_range),
-            row.diverged or own.note,
+            row.diverged or row.scaled or own.note,
         )
     if not everything and len(profile.tensors) > SHOWN:
         table.caption = "where most is lost; -v or --json shows every tensor"

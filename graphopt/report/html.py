@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graphopt.report import charts
-from graphopt.report.terminal import arrow, cpu_line, human_bytes, number, size_arrow
+from graphopt.report.words import arrow, cpu_line, human_bytes, number, size_arrow
 from graphopt.results import RunResult, as_json
 
 

@@ -6,7 +6,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from graphopt.analysis.inspection import Inspection
-from graphopt.report.terminal import human_bytes
+from graphopt.report.words import human_bytes
 from graphopt.transforms.inspection import Prunable
 
 

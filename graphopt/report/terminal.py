@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from graphopt.analysis.difference import Change
-from graphopt.results import (
-    Accuracy,
-    Comparison,
-    CpuInfo,
-    Footprint,
-    GraphStats,
-    NodeTime,
-    PassResult,
-    Remark,
-    RunResult,
-    Timing,
-    TimingReport,
-)
-
-_VERDICT_STYLE = {"faster": "green", "slower": "red", "noise": "dim", "reference": ""}
+from graphopt.report.timing import footprint_table, speedup, timing_notes, timing_table
+from graphopt.report.words import arrow, human_bytes, new_table, number, size_arrow, yes_no
+from graphopt.results import Accuracy, Comparison, PassResult, Remark, RunResult
 
 
 def comparison_table(comparison: Comparison) -> Table:
     """One row per output: errors, cosine, SQNR, agreement."""
     kind = " (synthetic inputs)" if comparison.synthetic else ""
-    table = _table(f"Outputs on {comparison.samples} samples{kind}")
+    table = new_table(f"Outputs on {comparison.samples} samples{kind}")
     for title in ("output", "max abs", "mean abs", "of range", "cosine", "SQNR dB", "agreement", "note"):
         table.add_column(title, justify="left" if title in ("output", "note") else "right")
     for row in comparison.outputs:
@@ -48,30 +34,9 @@ def comparison_table(comparison: Comparison) -> Table:
     return table
 
 
-def timing_table(report: TimingReport) -> Table:
-    """One row per model: latency, spread, percentiles, ratio with its interval and the verdict."""
-    table = _table(f"Latency, {report.provider}, {report.threads} thread(s) on {cpu_line(report.cpu)}")
-    for title in ("model", "median ms", "cpu ms", "spread", "p50", "p90", "p99", "samples/s", "speed-up", "verdict"):
-        table.add_column(title, justify="left" if title in ("model", "verdict") else "right")
-    for row in report.timings:
-        table.add_row(
-            row.name,
-            number(row.wall_ms),
-            number(row.cpu_ms),
-            number(row.spread_ms, 2),
-            number(row.p50_ms),
-            number(row.p90_ms),
-            number(row.p99_ms),
-            number(row.throughput),
-            speedup(row),
-            Text(row.verdict, style=_VERDICT_STYLE[row.verdict]),
-        )
-    return table
-
-
 def pass_table(passes: Sequence[PassResult]) -> Table:
     """One row per pass: what it changed and how long it took."""
-    table = _table("Passes")
+    table = new_table("Passes")
     for title in ("pass", "options", "guarantee", "nodes", "parameters", "MACs", "size", "seconds", "changed"):
         table.add_column(title, justify="left" if title in ("pass", "options", "guarantee", "changed") else "right")
     for row in passes:
@@ -91,7 +56,7 @@ def pass_table(passes: Sequence[PassResult]) -> Table:
 
 def remark_table(remarks: Iterable[Remark], limit: int | None = None) -> Table:
     """One row per remark; ``limit`` cuts and says how many are left."""
-    table = _table("Remarks")
+    table = new_table("Remarks")
     for title in ("pass", "kind", "node", "what"):
         table.add_column(title, overflow="fold")
     rows = list(remarks)
@@ -113,62 +78,6 @@ def accuracy_line(accuracy: Accuracy) -> str:
     )
 
 
-def cpu_line(cpu: CpuInfo) -> str:
-    """The processor and whether it has VNNI."""
-    vnni = {True: "VNNI", False: "no VNNI", None: "VNNI unknown"}[cpu.vnni]
-    return f"{cpu.model}, {vnni}"
-
-
-def speedup(timing: Timing) -> str:
-    """The ratio with its interval."""
-    if timing.speedup is None:
-        return ""
-    return f"{timing.speedup.value:.2f}x [{timing.speedup.low:.2f}, {timing.speedup.high:.2f}]"
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """A number with so many significant digits; large counts get thousands separators."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if isinstance(value, float) and math.isinf(value):
-        return "inf" if value > 0 else "-inf"
-    if float(value).is_integer() and abs(value) >= 1000:
-        return f"{int(value):,}"
-    return f"{value:.{digits}g}"
-
-
-def human_bytes(count: float) -> str:
-    """Bytes with a unit."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} B" if unit == "B" else f"{count:.2f} {unit}"
-        count /= 1000
-    raise AssertionError
-
-
-def arrow(before: int | None, after: int | None) -> str:
-    """``before -> after``, or one number when they are equal."""
-    if before is None or after is None:
-        return "?"
-    return f"{before:,}" if before == after else f"{before:,} -> {after:,}"
-
-
-def size_arrow(before: GraphStats, after: GraphStats) -> str:
-    """Bytes of weights before and after."""
-    if before.weight_bytes == after.weight_bytes:
-        return human_bytes(before.weight_bytes)
-    return f"{human_bytes(before.weight_bytes)} -> {human_bytes(after.weight_bytes)}"
-
-
-def yes_no(value: bool) -> str:
-    """yes or no."""
-    return "yes" if value else "no"
-
-
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold", header_style="bold", expand=False)
-
-
 def _notes(note: str, non_finite: int, mismatches: int) -> str:
     parts = [note] if note else []
     if non_finite:
@@ -178,31 +87,9 @@ def _notes(note: str, non_finite: int, mismatches: int) -> str:
     return "; ".join(parts)
 
 
-def footprint_table(footprints: Mapping[str, Footprint], sizes: Mapping[str, int]) -> Table:
-    """Load time, first run and peak memory of each model, in fresh processes."""
-    table = _table("Load and memory, one fresh process each")
-    for title in ("model", "file", "load ms", "first run ms", "peak memory", "of it the model"):
-        table.add_column(title, justify="left" if title == "model" else "right")
-    for name, row in footprints.items():
-        peak = "" if row.peak_bytes is None else human_bytes(row.peak_bytes)
-        own = "" if row.model_bytes is None else human_bytes(row.model_bytes)
-        table.add_row(name, human_bytes(sizes[name]), number(row.load_ms), number(row.first_run_ms), peak, own)
-    return table
-
-
-def profile_table(name: str, rows: Sequence[NodeTime], limit: int = 15) -> Table:
-    """The slowest nodes of the optimized graph."""
-    table = _table(f"Slowest nodes of {name}")
-    for title in ("node", "operator", "µs", "share", "outputs"):
-        table.add_column(title, justify="right" if title in ("µs", "share") else "left", overflow="fold")
-    for row in sorted(rows, key=lambda r: -r.microseconds)[:limit]:
-        table.add_row(row.name, row.op, number(row.microseconds), f"{row.share:.1%}", ", ".join(row.outputs))
-    return table
-
-
 def operator_table(operators: Mapping[str, tuple[int, int]]) -> Table:
     """Nodes by operator, before and after."""
-    table = _table("Nodes by operator")
+    table = new_table("Nodes by operator")
     for title in ("operator", "before", "after", "change"):
         table.add_column(title, justify="left" if title == "operator" else "right")
     for op, (before, after) in operators.items():
@@ -215,7 +102,7 @@ def operator_table(operators: Mapping[str, tuple[int, int]]) -> Table:
 
 def change_table(changes: Sequence[Change], limit: int | None = None) -> Table:
     """Structural changes, one a row."""
-    table = _table(f"{len(changes)} changes")
+    table = new_table(f"{len(changes)} changes")
     for title in ("what", "name", "before", "after"):
         table.add_column(title, overflow="fold")
     for change in changes[:limit]:
@@ -235,7 +122,7 @@ def show_run(result: RunResult, remarks: int | None = None) -> list[RenderableTy
     if result.comparison is not None:
         items.append(comparison_table(result.comparison))
     if result.timing is not None:
-        items.append(timing_table(result.timing))
+        items += [timing_table(result.timing), *timing_notes(result.timing)]
     if result.footprints and result.output is not None:
         sizes = {result.input.name: result.input.bytes, result.output.name: result.output.bytes}
         items.append(footprint_table(result.footprints, sizes))

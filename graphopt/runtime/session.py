@@ -93,6 +93,16 @@ class Session:
         self._check_provider()
 
     @property
+    def provider(self) -> str:
+        """graphopt's name of the provider that was asked for."""
+        return self.config.provider
+
+    @property
+    def threads(self) -> int:
+        """Threads inside one operator."""
+        return self.config.threads
+
+    @property
     def providers(self) -> tuple[str, ...]:
         """Execution providers that the session really has, in order."""
         return tuple(self._session.get_providers())

@@ -5,55 +5,14 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from chain_net import chain, data_for, quantized
 from onnx import TensorProto, helper, numpy_helper
 
 from graphopt import load
 from graphopt.analysis.divergence import ProfileConfig, tensor_profile
 from graphopt.analysis.pairing import pair_tensors
 from graphopt.data.interface import read_interface
-from graphopt.data.open import open_data
 from graphopt.data.synthetic import SyntheticDataset
-from graphopt.model import Model
-from graphopt.targets import get_target
-from graphopt.transforms.qdq import QuantConfig, quantize_model
-
-
-def chain(layers: int = 5, bad: int | None = None, prefix: str = "t", width: int = 16) -> onnx.ModelProto:
-    """Convolution + Relu, ``layers`` times; ``bad`` has one filter of that layer turned round."""
-    rng = np.random.default_rng(0)
-    nodes, weights, last = [], [], "x"
-    for i in range(layers):
-        weight = (rng.normal(size=(width, width, 3, 3)) / np.sqrt(width * 9)).astype(np.float32)
-        if i == bad:
-            weight[: width // 4] *= -1
-        weights.append(numpy_helper.from_array(weight, f"{prefix}w{i}"))
-        out = "y" if i == layers - 1 else f"{prefix}r{i}"
-        nodes.append(
-            helper.make_node("Conv", [last, f"{prefix}w{i}"], [f"{prefix}c{i}"], f"{prefix}conv{i}", pads=[1] * 4)
-        )
-        nodes.append(helper.make_node("Relu", [f"{prefix}c{i}"], [out], f"{prefix}relu{i}"))
-        last = out
-    shape = ["N", width, 8, 8]
-    graph = helper.make_graph(
-        nodes,
-        "chain",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
-        weights,
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-def data_for(model: onnx.ModelProto, count: int = 4):
-    return SyntheticDataset(read_interface(model.SerializeToString()).bind({}, 2), count)
-
-
-def quantized(proto: onnx.ModelProto) -> Model:
-    model = load(proto)
-    values = {"x": np.random.default_rng(1).normal(size=(16, 64, 8, 8)).astype(np.float32)}
-    data = open_data(values, read_interface(proto.SerializeToString()))
-    quantize_model(model, data, get_target("ort-cpu"), QuantConfig())
-    return model
 
 
 @pytest.mark.parametrize("bad", [0, 2, 4])
@@ -179,3 +138,18 @@ def test_float16_copies_are_compared():
     assert len(profile.tensors) >= 6
     assert profile.first is None
     assert all(50 < t.agreement.sqnr_db < 100 for t in profile.tensors if t.op != "input")
+
+
+def test_channels_that_were_evened_out_have_not_diverged():
+    """One layer gives its channels a factor and the next takes it back: equal up to a factor, and said so."""
+    one, two = chain(), chain()
+    weights = {w.name: w for w in two.graph.initializer}
+    factors = np.geomspace(0.1, 8, 16).astype(np.float32)
+    for name, scale in (("tw1", factors[:, None, None, None]), ("tw2", 1 / factors[None, :, None, None])):
+        weights[name].CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights[name]) * scale, name))
+    profile = tensor_profile(load(one), load(two), data_for(one))
+    assert profile.first is None
+    assert [t.tensor for t in profile.tensors if t.scaled] == ["tc1", "tr1"]
+    assert "0.1 to 8" in profile.tensors[2].scaled
+    weights["tw2"].CopyFrom(next(w for w in one.graph.initializer if w.name == "tw2"))
+    assert tensor_profile(load(one), load(two), data_for(one)).first.tensor == "tc2"

@@ -6,7 +6,7 @@ import pytest
 from graphopt.data.npz import ArrayDataset
 from graphopt.errors import DataError, UsageError
 from graphopt.runtime.evaluate import evaluate, load_metric, score, top_one
-from graphopt.runtime.paired import paired_means, paired_proportions, ratio_interval
+from graphopt.runtime.paired import paired_means, paired_proportions
 from graphopt.runtime.session import Session
 
 
@@ -137,9 +137,3 @@ def test_interval_of_paired_means_covers() -> None:
         interval = paired_means(before.tolist(), after.tolist(), seed=number)
         hits += interval.low <= -0.1 <= interval.high
     assert 0.88 < hits / 200 <= 0.99
-
-
-def test_ratio_interval() -> None:
-    value, low, high = ratio_interval([2.0] * 9, [1.0] * 9)
-    assert (value, low, high) == (2, 2, 2)
-    assert ratio_interval([1, 2, 3, 4], [1, 1, 1, 1], seed=3) == ratio_interval([1, 2, 3, 4], [1, 1, 1, 1], seed=3)
