@@ -7,7 +7,6 @@ that no two axes are mistaken for each other; what depends on the data itself ge
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import onnx
 
 from graphopt.analysis import shapes_fast
+from graphopt.analysis.dim_choices import dim_choices
 from graphopt.analysis.shapes_eval import evaluate
 from graphopt.graph import Graph, subgraphs
 from graphopt.ir import Array, Constant, Node, Tensor, Variable, constant_value
@@ -25,8 +25,6 @@ from graphopt.serde.exporter import GraphExporter, Weights, element_type
 VALUE_CAP = 100_000
 PRIMES = (3, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61)
 OTHER_PRIMES = (5, 101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167)
-_LARGE_PRIMES = (239, 251, 257, 263, 269, 271, 277, 281, 283, 293)
-_MULTIPLES = (224, 256, 288, 320, 352, 384, 416, 448, 480, 512)
 
 
 @dataclass(frozen=True)
@@ -103,15 +101,11 @@ def interpret(
 def interpret_best(graph: Graph, other: bool = False) -> Facts:
     """``interpret`` with the first choice of numbers for the symbolic dims under which most nodes make sense.
 
-    Small primes first; then larger ones, and multiples of 32, for all axes but the first of each input (images that
-    are halved five times, windows that must divide the extent). Then the same with first axes of 1: exporters write a
-    symbolic batch into graphs that only work for one sample. ``other`` uses a second set of numbers throughout.
+    ``dim_choices`` says which are tried. ``other`` uses a second set of numbers throughout.
     """
     small = OTHER_PRIMES if other else PRIMES
     best: Facts | None = None
-    for single, large in itertools.product((False, True), (None, _LARGE_PRIMES, _MULTIPLES)):
-        chosen = {} if large is None else _later_dims(graph, large[1:] if other else large)
-        chosen |= _channel_dims(graph) | (dict.fromkeys(_leading_dims(graph), 1) if single else {})
+    for chosen in dim_choices(graph, small, other):
         facts = interpret(graph, chosen, small)
         if not facts.problems:
             return facts
@@ -121,38 +115,6 @@ def interpret_best(graph: Graph, other: bool = False) -> Facts:
             break
     assert best is not None
     return best
-
-
-def _channel_dims(graph: Graph) -> dict[str, int]:
-    """Symbolic dims that are the channels of a convolution: its weight knows how many there must be."""
-    found: dict[str, int] = {}
-    for tensor in graph.inputs:
-        shape = tensor.shape if isinstance(tensor, Variable) else None
-        if shape is None or len(shape) < 3 or isinstance(shape[1], int):
-            continue
-        for node in tensor.outputs:
-            weight = constant_value(node.inputs[1]) if node.is_op("Conv") else None
-            if weight is not None:
-                found[shape[1] or f"{tensor.name}:1"] = weight.shape[1] * int(node.attrs.get("group", 1))
-    return found
-
-
-def _leading_dims(graph: Graph) -> Iterator[str]:
-    """Symbolic dims that are an input's first axis."""
-    for tensor in graph.inputs:
-        if isinstance(tensor, Variable) and tensor.shape and not isinstance(tensor.shape[0], int):
-            yield tensor.shape[0] or f"{tensor.name}:0"
-
-
-def _later_dims(graph: Graph, numbers: tuple[int, ...]) -> dict[str, int]:
-    """A number for every symbolic dim that is nobody's first axis."""
-    leading = {t.shape[0] for t in graph.inputs if isinstance(t, Variable) and t.shape}
-    names: dict[str, None] = {}
-    for tensor in graph.inputs:
-        for axis, extent in enumerate((tensor.shape or ()) if isinstance(tensor, Variable) else ()):
-            if axis and not isinstance(extent, int) and extent not in leading - {None}:
-                names[extent or f"{tensor.name}:{axis}"] = None
-    return dict(zip(names, numbers, strict=False))
 
 
 def _spare_primes(primes: tuple[int, ...], facts: Facts) -> Iterator[int]:

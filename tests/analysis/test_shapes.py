@@ -34,6 +34,14 @@ def test_a_graph_that_only_works_for_one_sample_is_read_with_one() -> None:
     assert facts.dims["S"] > 1
 
 
+def test_dims_that_must_be_equal_but_are_named_apart_get_one_number() -> None:
+    text = "(float[N,S,12] x, float[M,T,12] v, float[12,8] w1) => (float y) { a = Add(x, v) y = MatMul(a, w1) }"
+    for other in (False, True):
+        facts = interpret_best(tiny(text).graph, other)
+        assert not facts.problems
+        assert facts.dims["N"] == facts.dims["M"] != facts.dims["S"] == facts.dims["T"]
+
+
 def test_values_follow_from_shapes_and_are_marked() -> None:
     model = tiny(DYNAMIC)
     facts = interpret(model.graph, {"N": 7, "S": 9})
