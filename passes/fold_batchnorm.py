@@ -7,17 +7,21 @@ from functools import partial
 
 import numpy as np
 
-from graphopt.ir import Array, Node, Tensor, constant_value, is_constant
+from graphopt.ir import Array, Node, Tensor, is_constant
 from graphopt.pipeline.cleaning import CleaningPass
 from graphopt.pipeline.options import option
 from graphopt.pipeline.rewrite import RewriteOptions
 from graphopt.transforms.editing import Editor, Rewrite
 from graphopt.transforms.facts import attribute
-from graphopt.transforms.views import VIEWS
-
-MAX_COPY = 1 << 16
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-FLOAT_TYPES = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16))
+from graphopt.transforms.scaling import (
+    FLOAT_TYPES,
+    LAYERS,
+    per_channel,
+    scale_behind,
+    scale_channels,
+    scaled_weight,
+    would_copy,
+)
 
 
 @dataclass(frozen=True)
@@ -51,10 +55,10 @@ def _affine_of_arithmetic(node: Node, editor: Editor, index: int, channels: int,
     value = editor.constant(node, index)
     if value is None or value.dtype not in FLOAT_TYPES or (node.op in ("Div", "Sub") and index == 0):
         return None
-    per_channel = _per_channel(value, channels, axis, rank)
-    if per_channel is None:
+    factors = per_channel(value, channels, axis, rank)
+    if factors is None:
         return None
-    wide = per_channel.astype(np.float64)
+    wide = factors.astype(np.float64)
     match node.op:
         case "Mul":
             return Affine(wide, None)
@@ -64,18 +68,6 @@ def _affine_of_arithmetic(node: Node, editor: Editor, index: int, channels: int,
             return Affine(None, wide)
         case _:
             return Affine(None, -wide)
-
-
-def _per_channel(value: Array, channels: int, axis: int, rank: int) -> Array | None:
-    """A constant as one number a channel, when it broadcasts along every other axis."""
-    if value.size == 1:
-        return None if value.ndim > rank else value.reshape(1)
-    if value.ndim > rank:
-        return None
-    shape = (1,) * (rank - value.ndim) + value.shape
-    if shape[axis] != channels or value.size != channels:
-        return None
-    return value.reshape(channels)
 
 
 def _weighted(node: Node, editor: Editor) -> tuple[Node, int] | None:
@@ -130,12 +122,12 @@ def _apply(layer: Node, affine: Affine, channels: int, node: Node, editor: Edito
         return False
     if layer.op == "MatMul" and affine.shift is not None:
         return False
-    if affine.scale is not None and _copies(layer.inputs[1]):
+    if affine.scale is not None and would_copy(layer.inputs[1]):
         editor.gate.skipped(node, "not folded: the weights are shared, the file would grow by a copy")
         return False
     if layer.op == "Gemm" and not _gemm_bias_fits(layer, bias, channels):
         return False
-    changed = weight if affine.scale is None else _scaled_weight(layer, weight, affine.scale)
+    changed = weight if affine.scale is None else scaled_weight(layer, weight, affine.scale)
     made_bias = _changed_bias(layer, bias, affine, channels, weight)
     parts = [p for p in (changed, made_bias) if p is not None]
     if not all(np.isfinite(p).all() for p in parts):
@@ -163,24 +155,6 @@ def _gemm_bias_fits(layer: Node, bias: Array | None, channels: int) -> bool:
     return bias.size in (1, channels) and (bias.ndim < 2 or bias.shape[-1] == bias.size)
 
 
-def _scaled_weight(layer: Node, weight: Array, scale: Array) -> Array:
-    wide = weight.astype(np.float64)
-    if scale.size == 1:
-        return wide * scale.reshape(())
-    match layer.op:
-        case "Conv":
-            return wide * scale.reshape(-1, *[1] * (weight.ndim - 1))
-        case "ConvTranspose":
-            groups = attribute(layer, "group", 1)
-            split = wide.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
-            factor = scale.reshape(groups, 1, weight.shape[1], *[1] * (weight.ndim - 2))
-            return (split * factor).reshape(weight.shape)
-        case "Gemm" if attribute(layer, "transB", 0):
-            return wide * scale.reshape(-1, 1)
-        case _:
-            return wide * scale
-
-
 def _changed_bias(layer: Node, bias: Array | None, affine: Affine, channels: int, weight: Array) -> Array | None:
     if bias is None and affine.shift is None:
         return None
@@ -192,19 +166,13 @@ def _changed_bias(layer: Node, bias: Array | None, affine: Affine, channels: int
     return np.broadcast_to(wide * scale + shift, (channels,)).copy()
 
 
-def _copies(tensor: Tensor) -> bool:
-    """Whether changed weights would stand beside the old ones, which others read, and are not small."""
-    values = constant_value(tensor)
-    return values is not None and values.nbytes > MAX_COPY and len(set(tensor.outputs)) > 1
-
-
 def _fold_before(node: Node, editor: Editor, keep_gelu: bool = True) -> bool:
     """layer(x * c) -> layer with weights times c, for one number c."""
     weight = editor.constant(node, 1)
     scaled = editor.private_producer(node.inputs[0], node, "Mul", "Div")
     if scaled is None or weight is None or weight.dtype not in FLOAT_TYPES or editor.opset < 7:
         return False
-    if _copies(node.inputs[1]):
+    if would_copy(node.inputs[1]):
         return False
     for index in (1, 0):
         factor = editor.constant(scaled, index)
@@ -229,55 +197,6 @@ def _fold_before(node: Node, editor: Editor, keep_gelu: bool = True) -> bool:
     return False
 
 
-def _scale_behind(node: Node, editor: Editor) -> bool:
-    """view(layer(x)) * c, or view(x @ W + b) * c -> the layer with weights and bias times c, for one number c."""
-    if editor.opset < 7:
-        return False
-    for index in (1, 0):
-        factor, data = editor.constant(node, index), node.inputs[1 - index]
-        if factor is None or factor.size != 1 or factor.dtype not in FLOAT_TYPES or (node.op == "Div" and index == 0):
-            continue
-        wide = float(np.asarray(factor, np.float64).reshape(()))
-        wide = wide if node.op == "Mul" else 1 / wide if wide != 0 else 0.0
-        same = editor.fact(data).shape is not None and editor.fact(data).shape == editor.fact(node.outputs[0]).shape
-        parts = _scalable(data, node, editor) if same and wide != 0 and np.isfinite(wide) else None
-        if parts is None or editor.is_end(node.outputs[0]) or any(_copies(n.inputs[i]) for n, i in parts):
-            continue
-        made = [np.asarray(v * wide, v.dtype) for v in (np.asarray(editor.constant(*p)) for p in parts)]
-        if not all(np.isfinite(m).all() for m in made) or not editor.allow(node):
-            return False
-        for (layer, position), values in zip(parts, made, strict=True):
-            hint = f"{layer.inputs[position].name}_scaled"
-            editor.set_input(layer, position, editor.const(layer, values, hint=hint))
-        return editor.replace(node.outputs[0], data)
-    return False
-
-
-def _scalable(tensor: Tensor, user: Node, editor: Editor) -> list[tuple[Node, int]] | None:
-    """The constant inputs that scale the tensor when they are scaled themselves, looking back through views."""
-    while True:
-        made = editor.private_producer(tensor, user, *VIEWS, "Transpose", *LAYERS, "Add")
-        if made is None or made.op in LAYERS:
-            break
-        if made.op == "Add":
-            return _scalable_add(made, editor)
-        tensor, user = made.inputs[0], made
-    if made is None or any(editor.constant(made, i) is None for i in range(1, len(made.inputs))):
-        return None
-    kinds = [v.dtype for i in range(1, len(made.inputs)) if (v := editor.constant(made, i)) is not None]
-    return [(made, i) for i in range(1, len(made.inputs))] if all(k in FLOAT_TYPES for k in kinds) else None
-
-
-def _scalable_add(add: Node, editor: Editor) -> list[tuple[Node, int]] | None:
-    for index in (0, 1):
-        matmul = editor.private_producer(add.inputs[1 - index], add, "MatMul")
-        bias = editor.constant(add, index)
-        weight = None if matmul is None else editor.constant(matmul, 1)
-        if matmul is not None and bias is not None and weight is not None and weight.dtype in FLOAT_TYPES:
-            return [(matmul, 1), (add, index)]
-    return None
-
-
 def _ends_gelu(tensor: Tensor, user: Node, editor: Editor) -> bool:
     """Whether the tensor is ``x * (1 + erf(..))`` or ``x * (1 + tanh(..))``: a GELU but for its factor of a half."""
     product = editor.producer(tensor, user, "Mul")
@@ -286,6 +205,38 @@ def _ends_gelu(tensor: Tensor, user: Node, editor: Editor) -> bool:
         for term in () if added is None else added.inputs:
             if editor.producer(term, user, "Erf", "Tanh") is not None:
                 return True
+    return False
+
+
+def _gelu_order(node: Node, editor: Editor) -> bool:
+    """x * (0.5 * (1 + erf(x / r))) -> (x * (1 + erf(x / r))) * 0.5: the order in which runtimes know GELU."""
+    for index in (0, 1):
+        inner = editor.private_producer(node.inputs[index], node, "Mul")
+        if inner is None:
+            continue
+        x = node.inputs[1 - index]
+        for at in (0, 1):
+            half, rest = editor.constant(inner, at), inner.inputs[1 - at]
+            if half is None or half.size != 1 or half.dtype not in FLOAT_TYPES or not _is_erf_of(rest, x, node, editor):
+                continue
+            shapes = [editor.fact(t).shape for t in (x, rest, node.outputs[0])]
+            if shapes[0] is None or shapes.count(shapes[0]) < 3 or not editor.allow(node):
+                return False
+            product = editor.new("Mul", [x, rest], inner)
+            return editor.replace(node.outputs[0], editor.new("Mul", [product, inner.inputs[at]], node))
+    return False
+
+
+def _is_erf_of(tensor: Tensor, x: Tensor, user: Node, editor: Editor) -> bool:
+    """Whether the tensor is ``erf(x * a) + b`` or ``erf(x / a) + b`` with constants."""
+    added = editor.producer(tensor, user, "Add")
+    for index in (0, 1):
+        if added is None:
+            return False
+        erf = editor.producer(added.inputs[index], user, "Erf")
+        scaled = None if erf is None else editor.producer(erf.inputs[0], user, "Div", "Mul")
+        if scaled is not None and editor.constant(added, 1 - index) is not None:
+            return any(t is x for t in scaled.inputs) and any(is_constant(t) for t in scaled.inputs)
     return False
 
 
@@ -359,7 +310,9 @@ SPLITTING = Rewrite("scale_before", LAYERS, partial(_fold_before, keep_gelu=Fals
 REWRITES = (
     Rewrite("into_weights", ("BatchNormalization", "Mul", "Div", "Add", "Sub"), _fold, "equivalent"),
     KEEPING,
-    Rewrite("scale_behind", ("Mul", "Div"), _scale_behind, "equivalent"),
+    Rewrite("scale_behind", ("Mul", "Div"), scale_behind, "equivalent"),
+    Rewrite("scale_channels", ("Mul", "Div"), scale_channels, "equivalent"),
+    Rewrite("gelu_order", ("Mul",), _gelu_order, "equivalent"),
     Rewrite("constants", ("Mul", "Add"), _merge_constants, "equivalent"),
     Rewrite("into_batchnorm", ("BatchNormalization",), _lone_batchnorm, "equivalent"),
 )
