@@ -21,9 +21,9 @@ class Quantize(Composite[QuantizeOptions]):
     quantizes = True
 
     def pipeline(self) -> str:
-        """Clean-up, Q/DQ, then the recurrent nodes."""
+        """Clean-up, what is quantized already, Q/DQ, then the recurrent nodes."""
         given = self.options.to_text()
         static = StepText("insert_qdq", tuple(given.items()))
         shared = {name: given[name] for name in _RECURRENT_TOO if name in given}
         recurrent = StepText("quantize_dynamic", tuple({"layers": "recurrent", **shared}.items()))
-        return f"cleanup,{static},{recurrent}"
+        return f"cleanup,fold_qdq,{static},{recurrent}"

@@ -6,6 +6,7 @@ Every choice that costs or wins accuracy is made on samples held back from the c
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from graphopt.data.feeds import Dataset
 from graphopt.errors import UnsupportedError
@@ -15,6 +16,7 @@ from graphopt.targets.profile import load_profile
 from graphopt.transforms.qdq_choose import Chooser
 from graphopt.transforms.qdq_config import QuantConfig, Quantized
 from graphopt.transforms.qdq_insert import Settings
+from graphopt.transforms.qdq_lift import Trained, is_incomplete, lift
 from graphopt.transforms.qdq_opset import raise_opset
 from graphopt.transforms.qdq_probe import Probe, probe
 from graphopt.transforms.qdq_run import Run
@@ -42,15 +44,31 @@ def quantize_model(model: Model, data: Dataset, target: Target, config: QuantCon
     probes = probe(work, data)
     raised = raise_opset(work, {n: len(p.shape) for n, p in probes.items()})
     _refuse_half(work, probes)
-    if raised:
+    trained = lift(work, activation) if is_incomplete(work, target) else None
+    if trained is not None:
+        settings = replace(settings, trained=trained.params, scales=trained.scales)
+        config = _keeping(config, trained)
+    if raised or trained is not None:
         probes = probe(work, data)
     done = Chooser(Run(work.clone(), data, target, config, settings, profile, probes)).choose()
     if done is None:
         return None
+    if trained is not None:
+        done.notes = (
+            f"Q/DQ that was there is kept and completed: grids of {len(trained.params)} tensors and "
+            f"{len(trained.scales)} weights",
+            *done.notes,
+        )
     model.graph, model.functions, model.ir_version = done.model.graph, done.model.functions, done.model.ir_version
     done.profile = profile
     done.raised_from = before if raised else None
     return done
+
+
+def _keeping(config: QuantConfig, trained: Trained) -> QuantConfig:
+    """Nodes that ran on integers still do, on the weights that they were trained with."""
+    force = config.force
+    return replace(config, equalize=False, force=lambda node: force(node) or trained.covers(node))
 
 
 def _name_nodes_apart(model: Model) -> None:

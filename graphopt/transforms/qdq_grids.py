@@ -67,10 +67,12 @@ def choose_grids(
     method: Method,
     ends: set[int],
     clipping: float = 1.0,
+    trained: Mapping[str, QuantParams] | None = None,
 ) -> Grids:
     """Ranges for all quantized tensors; those that an operator only moves around share one.
 
-    ``ends`` holds the ids of graph outputs, which are used as they are; ``clipping``: see ``find_range``.
+    ``ends`` holds the ids of graph outputs, which are used as they are; ``clipping``: see ``find_range``. ``trained``:
+    grids that are kept, by tensor name; the widest where tensors share one.
     """
     groups = _groups(plan, tensors, histograms)
     limits = {u.output.name: u.rule.range for u in plan.integer if u.rule.range is not None}
@@ -83,7 +85,8 @@ def choose_grids(
         bounds = fixed[0] if fixed and len(members) == len(fixed) else None
         function = transfer_of(nodes[members[0]], ends) if len(members) == 1 else None
         found = find_range(known, grid, method, bounds, function, clipping)
-        values = quant_params(found.low, found.high, grid)
+        kept = [trained[n] for n in members if n in trained] if trained else []
+        values = max(kept, key=lambda p: p.scale) if kept else quant_params(found.low, found.high, grid)
         for name in members:
             params[name], ranges[name] = values, found
     return Grids(params, ranges)

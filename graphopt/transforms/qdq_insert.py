@@ -26,12 +26,17 @@ from graphopt.transforms.weight_grids import (
 
 @dataclass(frozen=True)
 class Settings:
-    """How weights and activations are stored. ``search``: find weight ranges by error instead of the maximum."""
+    """How weights and activations are stored. ``search``: find weight ranges by error instead of the maximum.
+
+    ``trained``, ``scales``: grids of tensors and scales of weights, by name, that training found and that are kept.
+    """
 
     activation: Grid
     weight: Grid
     reduced: bool = False
     search: bool = False
+    trained: Mapping[str, QuantParams] = field(default_factory=dict)
+    scales: Mapping[str, Array] = field(default_factory=dict)
 
 
 @dataclass
@@ -187,7 +192,11 @@ class Inserter:
         settings = self.settings
         axis = unit.weight_axis() if settings.weight.per_channel else None
         kind = settings.weight.int_type
-        scale = weight_scale(value, axis, kind, settings.reduced, settings.search)
+        scale = settings.scales.get(weight.name) if kind.name == "int8" and not settings.reduced else None
+        if scale is None or scale.size not in (1, 1 if axis is None else value.shape[axis]):
+            scale = weight_scale(value, axis, kind, settings.reduced, settings.search)
+        elif scale.size == 1:
+            scale = np.broadcast_to(scale.reshape(()), () if axis is None else (value.shape[axis],)).copy()
         if self.target.bias == "int32":
             scale = raise_for_bias(scale, None if bias is None else bias.reshape(-1), given)
         return quantize_weight(value, scale, axis, kind, settings.reduced)

@@ -57,7 +57,7 @@ def round_layers(
     for key, (unit, request) in requests.items():
         weight, axis = unit.weight, unit.weight_axis()
         value = None if weight is None else constant_value(weight)
-        if value is None or axis is None:
+        if value is None or axis is None or (weight is not None and weight.name in done.settings.scales):
             continue
         step = done.grids.params[unit.node.inputs[0].name].scale
         scale = weight_scale(value, axis, kind, reduced)

@@ -106,8 +106,9 @@ class Run:
         tensors = quantized_tensors(plan, self.target)
         self._calibrate(work, plan, tensors)
         grids = choose_grids(
-            plan, tensors, self._histograms, self.settings.activation, self.config.method, _ends(work), self.clipping
-        )
+            plan, tensors, self._histograms, self.settings.activation, self.config.method, _ends(work), self.clipping,
+            self.settings.trained,
+        )  # fmt: skip
         outputs = {u.node.id: biased(u).outputs[0].name for u in plan.integer}
         inserter = Inserter(work.graph, self.target, self.settings, grids, self._means)
         inserted = inserter.insert(plan, tensors, rounded)
