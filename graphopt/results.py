@@ -39,7 +39,8 @@ class GraphStats:
 class PassResult:
     """One pass of a run. ``seconds`` includes verification; ``statistics`` are the pass's own counts.
 
-    ``inner`` has the passes of a composite, each summed over all rounds.
+    ``inner`` has the passes of a composite, each summed over all rounds. ``number`` is the place in the pipeline, such
+    as ``2`` or, inside a composite, ``2.1``; "" where there is no pipeline.
     """
 
     name: str
@@ -53,6 +54,15 @@ class PassResult:
     remarks: tuple[Remark, ...] = ()
     verification: str = ""
     inner: tuple[PassResult, ...] = ()
+    number: str = ""
+
+
+def numbered(passes: tuple[PassResult, ...], prefix: str = "") -> tuple[PassResult, ...]:
+    """The results with their places in the pipeline."""
+    return tuple(
+        dataclasses.replace(result, number=f"{prefix}{place}", inner=numbered(result.inner, f"{prefix}{place}."))
+        for place, result in enumerate(passes, 1)
+    )
 
 
 @dataclass(frozen=True)

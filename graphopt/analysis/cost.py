@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 
+from graphopt.analysis.parameters import is_parameter
 from graphopt.analysis.shapes import Facts, interpret
-from graphopt.ir import Node, Shape, Tensor, Variable, is_constant
+from graphopt.ir import Constant, Node, Shape, Tensor, Variable
 from graphopt.model import Model
 
 
@@ -69,13 +70,13 @@ def _batch(model: Model) -> dict[str, int]:
 def _cost(node: Node, facts: Facts) -> NodeCost:
     count = _MACS.get(node.op)
     macs = count(node, facts) if count is not None else 0
-    weights = [t for t in node.inputs if is_constant(t)]
+    weights = [t for t in node.inputs if isinstance(t, Constant) and is_parameter(t)]
     name = node.name or node.outputs[0].name
     return NodeCost(
         node=name,
         op=node.op,
         macs=macs or 0,
-        parameters=sum(prod(facts.shape(t) or (0,)) for t in weights),
+        parameters=sum(prod(t.shape) for t in weights),
         bytes_read=sum(_bytes(t, facts) for t in node.inputs),
         bytes_written=sum(_bytes(t, facts) for t in node.outputs),
         known=macs is not None,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import prod
 
 from graphopt.analysis.cost import NodeCost, node_costs, total_macs, unbound_dims
+from graphopt.analysis.parameters import count_parameters
 from graphopt.ir import Tensor
 from graphopt.model import Model
 
@@ -58,7 +59,7 @@ def inspect_model(model: Model, dims: Mapping[str, int] | None = None) -> Inspec
         ir_version=model.ir_version,
         producer=f"{model.producer_name} {model.producer_version}".strip(),
         nodes=len(nodes),
-        parameters=sum(types.values()),
+        parameters=count_parameters(model.graph),
         weight_bytes=model.weight_bytes(),
         macs=total_macs(model, dims),
         unbound_dims=tuple(unbound_dims(model, dims)),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from graphopt.analysis.parameters import count_parameters
 from graphopt.errors import GraphoptError, PassError, UnsupportedError
 from graphopt.graph import Graph
 from graphopt.ir import Constant
@@ -285,14 +285,13 @@ def guarantee(plan: Plan) -> Guarantee:
 
 
 def graph_stats(model: Model) -> GraphStats:
-    """Nodes other than ``Constant``, elements and bytes of initializers and of tensors in ``Constant`` nodes."""
-    nodes = parameters = size = 0
+    """Nodes other than ``Constant``, parameters, and bytes of initializers and of tensors in ``Constant`` nodes."""
+    nodes = size = 0
     for graph in model.graph.graphs():
         tensors = [*graph.initializers, *_constants(graph)]
         nodes += sum(not n.is_op("Constant") for n in graph.nodes)
-        parameters += sum(math.prod(t.shape) for t in tensors)
         size += sum(int(t.nbytes) for t in tensors)
-    return GraphStats(nodes, parameters, size)
+    return GraphStats(nodes, count_parameters(model.graph), size)
 
 
 def _constants(graph: Graph) -> list[Constant]:

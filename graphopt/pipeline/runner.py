@@ -32,7 +32,7 @@ from graphopt.pipeline.registry import Registry
 from graphopt.pipeline.reproducer import Reproducer
 from graphopt.pipeline.search import search
 from graphopt.pipeline.stats import measure
-from graphopt.results import Accuracy, Comparison, ModelFile, PassResult, RunResult
+from graphopt.results import Accuracy, Comparison, ModelFile, PassResult, RunResult, numbered
 from graphopt.runtime.compare import compare
 from graphopt.runtime.evaluate import evaluate, load_metric
 from graphopt.runtime.footprint import measure_footprint
@@ -188,7 +188,7 @@ def _transform(bench: _Bench, model: Model, pipeline: Pipeline, registry: Regist
     needs = any("data" in step.requirements() for plan in expand(pipeline, registry, True) for step in plan.leaves())
     if calibration is None and needs:
         calibration = synthetic_data(job.data, bench.source.interface, model, job.seed)
-    settings = Settings(job.where.target, job.seed, calibration, job.cache, progress)
+    settings = Settings(job.where.target, job.seed, calibration, job.cache, progress, job.where.threads)
     instruments: list[Instrument] = [Verify(Numerics(bench.data.scoring)), Reproducer()]
     if job.dump is not None:
         instruments.append(Dump(job.dump))
@@ -271,7 +271,7 @@ def _measured(
         provider=bench.place.provider,
         seed=job.seed,
         data=bench.data.words,
-        passes=run.passes,
+        passes=numbered(run.passes),
         layers=layer_changes(original.graph, run.model.graph),
         comparison=comparison,
         accuracy=accuracy,

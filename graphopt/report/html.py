@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graphopt.report import charts
+from graphopt.report.statistics import statistics_words
 from graphopt.report.words import arrow, cpu_line, human_bytes, number, size_arrow
 from graphopt.results import RunResult, as_json
 
@@ -18,7 +19,7 @@ def render(result: RunResult) -> str:
 
     environment = Environment(autoescape=select_autoescape(default=True), undefined=StrictUndefined, trim_blocks=True)
     environment.filters.update(number=number, bytes=human_bytes)
-    environment.globals.update(arrow=arrow, size_arrow=size_arrow, cpu_line=cpu_line)
+    environment.globals.update(arrow=arrow, size_arrow=size_arrow, cpu_line=cpu_line, statistics_words=statistics_words)
     folder = files("graphopt.report")
     template = environment.from_string((folder / "report.html.jinja").read_text(encoding="utf-8"))
     return template.render(

@@ -8,6 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from graphopt.analysis.difference import Change
+from graphopt.report.statistics import statistics_words
 from graphopt.report.timing import footprint_table, speedup, timing_notes, timing_table
 from graphopt.report.words import arrow, human_bytes, new_table, number, size_arrow, yes_no
 from graphopt.results import Accuracy, Comparison, PassResult, Remark, RunResult
@@ -37,19 +38,20 @@ def comparison_table(comparison: Comparison) -> Table:
 def pass_table(passes: Sequence[PassResult]) -> Table:
     """One row per pass: what it changed and how long it took."""
     table = new_table("Passes")
-    for title in ("pass", "options", "guarantee", "nodes", "parameters", "MACs", "size", "seconds", "changed"):
-        table.add_column(title, justify="left" if title in ("pass", "options", "guarantee", "changed") else "right")
+    for title in ("#", "pass", "guarantee", "nodes", "parameters", "MACs", "size", "seconds", "changed"):
+        left = title in ("#", "pass", "guarantee", "changed")
+        table.add_column(title, justify="left" if left else "right", overflow="fold")
     for row in passes:
         table.add_row(
-            row.name,
-            row.options,
+            row.number,
+            f"{row.name}:{row.options}" if row.options else row.name,
             row.guarantee,
             arrow(row.before.nodes, row.after.nodes),
             arrow(row.before.parameters, row.after.parameters),
             arrow(row.before.macs, row.after.macs),
             size_arrow(row.before, row.after),
             f"{row.seconds:.2f}",
-            ", ".join(f"{name} {number(value)}" for name, value in row.statistics.items()) or yes_no(row.changed),
+            statistics_words(row) or yes_no(row.changed),
         )
     return table
 
