@@ -16,6 +16,7 @@ from graphopt.model import Model
 from graphopt.pipeline.context import Context
 from graphopt.pipeline.options import Options, option
 from graphopt.pipeline.passes import Guarantee, Pass
+from graphopt.pipeline.recovery import Recovery, recover
 from graphopt.pipeline.values import Pattern
 
 _PERCENTILE = re.compile(r"p(\d+(?:\.\d+)?)")
@@ -37,6 +38,9 @@ class ClipOptions(Options):
     per: Literal["tensor", "channel"] = option("tensor", "Thresholds of each weight, or of each output channel.")
     include: tuple[Pattern, ...] = option((), "Only weights that one of these nodes reads.")
     exclude: tuple[Pattern, ...] = option((), "No weight that one of these nodes reads.")
+    recover: bool = option(
+        True, "With data, fit what is left: weights that are not zero, or with above= a factor and a bias a channel."
+    )
 
 
 class Clip(Pass[ClipOptions]):
@@ -45,7 +49,9 @@ class Clip(Pass[ClipOptions]):
     ``below=T`` sets weights with magnitude under T to zero (Han et al. 2015: absolute; or relative to the largest
     magnitude, or a percentile of the magnitudes). ``above`` saturates outliers at a value, a percentile of the
     magnitudes, a number of standard deviations, or (``mse``) where symmetric int8 quantization makes the smallest
-    squared error. The shapes stay; ``prune:mode=exact`` afterwards removes what became all zero.
+    squared error. The shapes stay; ``prune:mode=exact`` afterwards removes what became all zero. With data, what the
+    clipping lost is fitted back layer by layer (see ``reconstruct``): zeros stay zero, and saturated layers only get a
+    factor and a bias a channel.
     """
 
     guarantee = "lossy"
@@ -63,6 +69,7 @@ class Clip(Pass[ClipOptions]):
         low = None if options.below is None else _limit(options.below, options.relative, "below")
         high = None if options.above is None else _limit(options.above, options.relative, "above")
         total = zeros = 0
+        touched: set[str] = set()
         for node, weight, axis in self._weights(model.graph, ctx):
             before = constant_value(weight)
             if before is None or not ctx.allow(node, "clip"):
@@ -75,8 +82,12 @@ class Clip(Pass[ClipOptions]):
             model.graph.set_weight(weight, after)
             ctx.count("weights changed", int((before != after).sum()))
             ctx.did(node, _words(before, after))
+            touched.update(n.name for n in weight.outputs)
         if total:
             ctx.count("sparsity", zeros / total)
+        if touched and options.recover and ctx.settings.data is not None:
+            recovery = Recovery(keep_zeros=True, factors=high is not None, touched=frozenset(touched))
+            recover(model, ctx.settings.data, ctx, recovery)
 
     def _weights(self, graph: Graph, ctx: Context) -> Iterator[tuple[Node, Tensor, int]]:
         """Float weights that the options pick, once each, with the axis of their output channels."""

@@ -47,6 +47,7 @@ class Settings:
         data: calibration data, or None. Labels are not read.
         cache_dir: folder for statistics that are worth keeping, or None.
         progress: called during long work.
+        threads: of ONNX Runtime and of linear algebra.
     """
 
     target: str = "ort-cpu"
@@ -54,6 +55,7 @@ class Settings:
     data: Dataset | None = None
     cache_dir: Path | None = None
     progress: Progress = silent
+    threads: int = 1
 
 
 @dataclass

@@ -18,15 +18,18 @@ if TYPE_CHECKING:
 class Recovery:
     """Settings of a recovery. ``memory`` caps stored reference values and exposed tensors, in bytes.
 
-    ``match``: only match mean and standard deviation of each channel. ``touched`` names nodes that a pass changed in
-    other ways than by removing input channels.
+    ``threads``: of ONNX Runtime and linear algebra, by default the run's. ``match``: only match mean and standard
+    deviation of each channel. ``factors``: a factor and a bias for each channel, nothing else. ``keep_zeros``: weights
+    that are zero stay zero. ``touched`` names nodes that a pass changed in other ways than by removing input channels.
     """
 
     batch: int | None = None
-    threads: int = 1
+    threads: int | None = None
     memory: int = 1 << 30
     residual: bool = True
     match: bool = False
+    factors: bool = False
+    keep_zeros: bool = False
     touched: frozenset[str] = frozenset()
 
 
@@ -39,6 +42,7 @@ def recover(model: Model, data: Dataset, ctx: Context, settings: Recovery | None
     Raises:
         DataError: no samples, or non-finite values.
     """
+    from graphopt.runtime.blas import blas_threads
     from graphopt.snapshot import restore, take
     from graphopt.transforms.reconstruction import ReconstructionOptions, reconstruct
     from graphopt.transforms.reconstruction_check import OutputJudge, held_back
@@ -48,23 +52,32 @@ def recover(model: Model, data: Dataset, ctx: Context, settings: Recovery | None
         ctx.skipped(None, "nothing to recover: no lossy pass ran before")
         return False
     settings = settings or Recovery()
+    threads = settings.threads or ctx.settings.threads
     options = ReconstructionOptions(
         batch=settings.batch,
-        threads=settings.threads,
+        threads=threads,
         max_memory=settings.memory,
         residual_targets=settings.residual and not settings.match,
         match=settings.match,
+        keep_zeros=settings.keep_zeros,
+        factors=settings.factors,
     )
 
     def progress(state: Progress) -> None:
         ctx.settings.progress("calibrating", state.done, state.total)
 
     before = take(model.graph)
-    judge = OutputJudge(reference, held_back(data), settings.batch, settings.threads)
+    judge = OutputJudge(reference, held_back(data), settings.batch, threads)
     old = judge.error(model)
-    steps = reconstruct(model, reference, data, ctx.origins.of, options, touched=settings.touched, progress=progress)
+    with blas_threads(threads):
+        steps = reconstruct(
+            model, reference, data, ctx.origins.of, options, touched=settings.touched, progress=progress
+        )
     if not steps:
         ctx.skipped(None, "nothing to recover: no weighted layer reads anything that changed")
+        return False
+    if all(step.method == "unchanged" for step in steps):
+        _report(steps, ctx)
         return False
     new = judge.error(model)
     ctx.count("output error before recovery", old)
@@ -82,10 +95,12 @@ def recover(model: Model, data: Dataset, ctx: Context, settings: Recovery | None
 
 
 def _report(steps: tuple[Step, ...], ctx: Context) -> None:
+    from graphopt.transforms.reconstruction import JOINT
+
     for step in steps:
         error = f"error on held-back samples {step.before:.3g} before, {step.after:.3g} after"
         if step.method == "unchanged":
             ctx.skipped(step.node, f"no fit helps ({error})")
         else:
             ctx.did(step.node, f"{step.method}: {error}")
-            ctx.count("layers recovered")
+            ctx.count("joint fits" if step.method == JOINT else "layers recovered")

@@ -70,10 +70,11 @@ class Fit:
     after: float
 
 
-def solve(system: System, start: Array, ridge: float, bias: bool) -> Array:
+def solve(system: System, start: Array, ridge: float, bias: bool, support: Array | None = None) -> Array:
     """Minimise |X W - Y|^2 + r |W - start|^2 with r = ``ridge`` * mean diagonal of X^T X.
 
-    The bias is not penalised; with ``bias`` false it keeps its start value. Rows and results as in ``Fit``.
+    The bias is not penalised; with ``bias`` false it keeps its start value. Weights outside of ``support`` (bool, as
+    ``start``) stay as they are. Rows and results as in ``Fit``.
     """
     import scipy.linalg
 
@@ -88,11 +89,28 @@ def solve(system: System, start: Array, ridge: float, bias: bool) -> Array:
             inner = gram[:-1, :-1]
             target = cross[:-1] - np.outer(sums, weights[-1])
         strength = ridge * max(float(np.trace(inner)) / len(inner), 1e-12)
-        factor = scipy.linalg.cho_factor(inner + strength * np.eye(len(inner)), lower=True, check_finite=False)
-        weights[:-1] += scipy.linalg.cho_solve(factor, target - inner @ weights[:-1], check_finite=False)
+        damped, left = inner + strength * np.eye(len(inner)), target - inner @ weights[:-1]
+        if support is None:
+            factor = scipy.linalg.cho_factor(damped, lower=True, check_finite=False)
+            weights[:-1] += scipy.linalg.cho_solve(factor, left, check_finite=False)
+        else:
+            weights[:-1] += _solve_within(damped, left, support[group, :-1])
         if bias:
             weights[-1] = (cross[-1] - sums @ weights[:-1]) / count
     return fitted
+
+
+def _solve_within(damped: Array, left: Array, support: Array) -> Array:
+    """Solutions, column by column, that are zero outside of the support."""
+    import scipy.linalg
+
+    found = np.zeros_like(left)
+    for column in range(left.shape[1]):
+        free = np.flatnonzero(support[:, column])
+        if len(free):
+            factor = scipy.linalg.cho_factor(damped[np.ix_(free, free)], lower=True, check_finite=False)
+            found[free, column] = scipy.linalg.cho_solve(factor, left[free, column], check_finite=False)
+    return found
 
 
 def match_bias(system: System, weights: Array) -> Array:
@@ -120,12 +138,19 @@ def match_scale(system: System, weights: Array) -> Array:
 
 
 def fit(
-    system: System, held: System, start: Array, *, bias: bool, ridges: Sequence[float] = RIDGES, refit: bool = True
+    system: System,
+    held: System,
+    start: Array,
+    *,
+    bias: bool,
+    ridges: Sequence[float] = RIDGES,
+    refit: bool = True,
+    support: Array | None = None,
 ) -> Fit:
     """Ridge least squares from ``start``; the ridge, or no fit at all, is chosen on ``held``.
 
     Candidates are ``start``, ``start`` with its bias or scale matched, and one solution for each ridge. With
-    ``refit`` the chosen one is computed again from all rows, the held-back ones included.
+    ``refit`` the chosen one is computed again from all rows, the held-back ones included. ``support`` as in ``solve``.
     """
     start = start.astype(np.float64)
     before = held.relative_error(start)
@@ -136,7 +161,7 @@ def fit(
         candidates.append(("scale", None, match_scale(system, start)))
     for strength in ridges:
         try:
-            candidates.append(("least squares", strength, solve(system, start, strength, bias)))
+            candidates.append(("least squares", strength, solve(system, start, strength, bias, support)))
         except np.linalg.LinAlgError:
             continue
     for name, strength_or_none, weights in candidates:
@@ -144,7 +169,7 @@ def fit(
         if np.isfinite(error) and error < after:
             best, after, method, ridge = weights, error, name, strength_or_none
     if refit and ridge is not None:
-        best = solve(joined(system, held), start, ridge, bias)
+        best = solve(joined(system, held), start, ridge, bias, support)
     return Fit(best, method, ridge, before, after)
 
 

@@ -21,11 +21,14 @@ from graphopt.graph import subgraphs
 from graphopt.ir import Array
 from graphopt.model import Model
 from graphopt.transforms.least_squares import Fit, System, fit, joined, match_scale, solve
-from graphopt.transforms.reconstruction_plan import Job, OriginOf, ReconstructionOptions, plan
+from graphopt.transforms.reconstruction_blocks import refine_chain
+from graphopt.transforms.reconstruction_plan import Job, OriginOf, ReconstructionOptions, narrowed, plan
 from graphopt.transforms.reconstruction_response import advance, refine, relative_error
 from graphopt.transforms.reconstruction_rows import Against, AgainstAccumulator, KeptRows, RowStore
 
-__all__ = ["ReconstructionOptions", "Step", "reconstruct"]
+__all__ = ["JOINT", "ReconstructionOptions", "Step", "reconstruct"]
+
+JOINT = "joint fit"
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,14 @@ def reconstruct(
     samples = max(1, count_samples(dataset))
     jobs = plan(model, reference, origin, touched, samples, options)
     steps: list[Step] = []
+    known = [*jobs, *narrowed(model, jobs, origin, samples, options)] if options.together else []
     for chunk in _chunks(jobs, samples, options):
         stores = _reference_rows(reference, dataset, chunk, options, progress)
         for wave in _waves(model, chunk):
             for part in _portions(wave, samples, options):
                 steps += _fit_wave(model, dataset, part, stores, options, progress)
+            if options.together:
+                steps += _refine_chains(model, reference, dataset, wave, known, options)
     return tuple(steps)
 
 
@@ -157,6 +163,23 @@ def _fit_wave(
     ]
 
 
+def _refine_chains(
+    model: Model,
+    reference: Model,
+    dataset: Dataset,
+    wave: Sequence[Job],
+    jobs: Sequence[Job],
+    options: ReconstructionOptions,
+) -> list[Step]:
+    steps = []
+    for job in wave:
+        found = refine_chain(model, reference, dataset, job, jobs, options)
+        if found is not None:
+            layer = job.layer
+            steps.append(Step(layer.node.name, layer.output.name, JOINT, found.before, found.after))
+    return steps
+
+
 def _portions(wave: Sequence[Job], samples: int, options: ReconstructionOptions) -> Iterator[list[Job]]:
     """Parts of a wave whose kept rows fit into half of the memory."""
     part: list[Job] = []
@@ -196,12 +219,13 @@ def _fit_layer(model: Model, job: Job, seen: AgainstAccumulator, options: Recons
     start = _start(job)
     if options.match:
         return _match_layer(model, job, joined(system, held) if held is not system else system, start)
-    result = fit(system, held, start, bias=layer.has_bias, ridges=options.ridges, refit=False)
+    support = start != 0 if options.keep_zeros and not job.narrow else None
+    result = fit(system, held, start, bias=layer.has_bias, ridges=options.ridges, refit=False, support=support)
     if not result.after < result.before:
         return Step(layer.node.name, layer.output.name, "unchanged", result.before, result.after)
     weights = result.weights
     if result.ridge is not None and held is not system:
-        weights = solve(joined(system, held), start, result.ridge, layer.has_bias)
+        weights = solve(joined(system, held), start, result.ridge, layer.has_bias, support)
         if job.response is not None and layer.has_bias and seen.held_rows and seen.fit_rows:
             return _fit_response(model, job, seen, result, weights)
     _assign(model, job, weights)

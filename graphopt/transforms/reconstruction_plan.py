@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -51,7 +51,9 @@ class ReconstructionOptions:
 
     ``match``: no least squares; only mean and standard deviation of each output channel are matched, as
     recalibrating BatchNorm statistics does. ``most_features``: layers that read more only get a factor and a bias a
-    channel. ``responses``: fit what comes after a layer's activation.
+    channel. ``responses``: fit what comes after a layer's activation. ``chains``: fit convolutions in
+    a row together. ``keep_zeros``: weights that are zero stay zero; such fits are linear and layer by layer.
+    ``factors``: every layer only gets a factor and a bias a channel.
     """
 
     match: bool = False
@@ -63,6 +65,14 @@ class ReconstructionOptions:
     residual_targets: bool = True
     most_features: int = _MOST_FEATURES
     responses: bool = True
+    chains: bool = True
+    keep_zeros: bool = False
+    factors: bool = False
+
+    @property
+    def together(self) -> bool:
+        """Whether layers are fitted together."""
+        return self.chains and not self.match and not self.keep_zeros
 
 
 @dataclass(frozen=True)
@@ -116,7 +126,24 @@ def plan(
                 jobs += [] if job is None else [job]
     if options.residual_targets:
         jobs = _residual_targets(model, jobs, origin, dirty)
-    return jobs if options.match or not options.responses else _responses(model, jobs, samples, options)
+    plain = options.match or options.keep_zeros or not options.responses
+    return jobs if plain else _responses(model, jobs, samples, options)
+
+
+def narrowed(
+    model: Model, jobs: Sequence[Job], origin: OriginOf, samples: int, options: ReconstructionOptions
+) -> list[Job]:
+    """Layers that only lost outputs: nothing to fit on their own, but they can be part of a chain."""
+    known = {id(j.layer.node) for j in jobs}
+    found = []
+    for node in model.graph.nodes:
+        for layer in () if id(node) in known else layers_of(node):
+            if layer.inner or not isinstance(layer.target, Channels):
+                continue
+            target = _source(layer.output, layer.target.axis, origin)
+            if target is not None and target[1] is not None:
+                found.append(Job(layer, *target, other=None))
+    return _responses(model, found, samples, options)
 
 
 def _reads_dirty(node: Node, dirty: set[int]) -> bool:
@@ -142,7 +169,7 @@ def _job(
     layer: Layer, originals: Mapping[str, Tensor], origin: OriginOf, samples: int, options: ReconstructionOptions
 ) -> Job | None:
     groups, features, outputs = layer.matrix().shape
-    narrow = features - 1 > options.most_features
+    narrow = options.factors or features - 1 > options.most_features
     limited = with_limit(layer, max(1, -(-_rows(1 if narrow else features - 1, options) // samples)))
     if narrow:
         if layer.inner or not isinstance(limited.target, Channels):

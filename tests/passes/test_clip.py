@@ -7,9 +7,12 @@ import onnx
 import pytest
 
 from graphopt import load
+from graphopt.data.interface import read_interface
+from graphopt.data.npz import ArrayDataset
 from graphopt.errors import UsageError
 from graphopt.ir import constant_value
 from graphopt.passes.clip import Clip, best_int8_limit
+from graphopt.pipeline.context import Settings
 from graphopt.pipeline.manager import PassManager
 from graphopt.pipeline.pipeline import Pipeline
 from graphopt.pipeline.registry import Registry
@@ -93,3 +96,27 @@ def test_best_limit_balances_a_lone_outlier_against_rounding():
 def test_wrong_options(options):
     with pytest.raises(UsageError, match="clip"):
         clip(**options)
+
+
+def test_with_data_what_is_left_is_fitted_and_zeros_stay():
+    rng = np.random.default_rng(0)
+    original = model()
+    x = (rng.standard_normal((200, 1)) @ [[1.0, 0.9]] + 0.1 * rng.standard_normal((200, 2))).astype(np.float32)
+    data = ArrayDataset({"x": x}, read_interface(original.serialize()), "arrays")
+
+    def error(**options):
+        changed = original.clone()
+        run = PassManager(Registry(), Settings(data=data)).run(changed, Pipeline((Clip(**options),)))
+        weights = constant_value(next(n for n in changed.graph.nodes if n.op == "MatMul").inputs[1])
+        left = x @ weights - x @ WEIGHT
+        return weights, float(np.square(left).sum() / np.square(x @ WEIGHT).sum()), run.passes[0]
+
+    plain, before, _ = error(below="0.3", recover=False)
+    fitted, after, done = error(below="0.3")
+    assert np.array_equal(fitted == 0, plain == 0)
+    assert after < 0.5 * before
+    assert "output error after recovery" in done.statistics
+    saturated, before, _ = error(above="0.4", recover=False)
+    _, after, done = error(above="0.4")
+    assert after < before
+    assert any("scale and bias" in r.message for r in done.remarks)

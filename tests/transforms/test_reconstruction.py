@@ -130,7 +130,7 @@ def test_constant_channel_under_zero_padding_reports_the_border_error(rng):
     model = build(nodes, weights, {"x": ["N", 3, 8, 8]})
     x = rng.standard_normal((96, 3, 8, 8)).astype(np.float32)
     pruned = cut(model, WEIGHT_CUTS)
-    (step,) = reconstruct(pruned, model, data(model, x), origins(CUTS))
+    (step,) = reconstruct(pruned, model, data(model, x), origins(CUTS), ReconstructionOptions(chains=False))
     assert 1e-4 < step.after < step.before / 5
 
 
@@ -152,7 +152,7 @@ def test_residual_sum_is_the_target(rng):
     errors = {}
     for residual in (False, True):
         pruned = cut(model, {n: cuts[n] for n in ("w0", "w0b")})
-        options = ReconstructionOptions(residual_targets=residual)
+        options = ReconstructionOptions(residual_targets=residual, chains=False)
         steps = reconstruct(pruned, model, data(model, x), origins(cuts), options, touched=frozenset({"inner"}))
         assert [s.node for s in steps] == ["trunk", "inner", "outer"]
         errors[residual] = float(np.square(run(pruned, x) - run(model, x)).mean())
@@ -250,7 +250,7 @@ def test_memory_cap_gives_the_same_weights(rng):
     model = build(nodes, weights, {"x": ["N", 3, 8, 8]})
     x = rng.standard_normal((50, 3, 8, 8)).astype(np.float32)
     found = []
-    for options in (ReconstructionOptions(), ReconstructionOptions(max_memory=1, batch=7)):
+    for options in (ReconstructionOptions(chains=False), ReconstructionOptions(max_memory=1, batch=7, chains=False)):
         pruned = cut(model, WEIGHT_CUTS)
         reconstruct(pruned, model, data(model, x), origins(CUTS), options)
         found.append(run(pruned, x))
@@ -327,3 +327,18 @@ def test_hidden_weights_recover_a_duplicated_unit(rng, op):
     assert [s.node for s in steps] == ["cell", "head"]
     assert before > 0.05
     np.testing.assert_allclose(run(pruned, x[0]), run(model, x[0]), atol=before / 20)
+
+
+def test_too_many_features_get_a_factor_and_a_bias_a_channel(rng):
+    nodes, weights = two_layers(rng, pads=(1, 1, 1, 1))
+    model = build(nodes, weights, {"x": ["N", 3, 8, 8]})
+    x = rng.standard_normal((96, 3, 8, 8)).astype(np.float32)
+    pruned = cut(model, WEIGHT_CUTS)
+    before = np.square(run(pruned, x) - run(model, x)).sum()
+    (step,) = reconstruct(pruned, model, data(model, x), origins(CUTS), ReconstructionOptions(most_features=20))
+    assert step.method == "scale and bias"
+    assert step.after < step.before
+    assert np.square(run(pruned, x) - run(model, x)).sum() < before
+    factors = pruned.graph.tensors()["w2"].values / weights["w2"][:, [0, 1, 2, 4, 5]]
+    np.testing.assert_allclose(factors, np.broadcast_to(factors[:, :1, :1, :1], factors.shape), rtol=1e-4)
+    np.testing.assert_allclose(run(pruned, x).mean(axis=(0, 2, 3)), run(model, x).mean(axis=(0, 2, 3)), atol=0.2)

@@ -24,6 +24,8 @@ from graphopt.model import Model
 
 DEFAULT_MEMORY = 1 << 30
 _ELEMENT_BYTES = 4
+_RUN_BYTES = 7 << 20
+_LEAST_BATCH = 2
 
 A = TypeVar("A", bound=Accumulator)
 
@@ -158,7 +160,7 @@ class _Run:
         self._started = time.monotonic()
 
     def collect(self, requests: Sequence[Request], max_memory: int) -> dict[Request, Accumulator]:
-        first = next(iter(self.dataset.iter_batches(self.batch)), None)
+        first = next(iter(self.dataset.iter_batches(1)), None)
         if first is None:
             raise DataError(f"{self.dataset.source} holds no samples; statistics need at least one")
         names = list(dict.fromkeys(n for r in requests for n in r.tensors))
@@ -173,15 +175,17 @@ class _Run:
     def _shrink_batch(
         self, requests: Sequence[Request], shapes: Mapping[str, tuple[int, ...]], rows: int, max_memory: int
     ) -> None:
-        largest = max(sum(_nbytes(shapes[n]) for n in set(r.tensors)) for r in requests)
-        if largest > max_memory // 4:
-            self.batch = max(1, min(self.batch, rows * (max_memory // 4) // largest))
+        """Fewer rows a run: the values of all tensors together should stay small, and those of one under the cap."""
+        one = sum(_nbytes(shapes[n]) for n in {n for r in requests for n in r.tensors}) // max(rows, 1)
+        largest = max(sum(_nbytes(shapes[n]) for n in set(r.tensors)) for r in requests) // max(rows, 1)
+        fitting = min(_RUN_BYTES // max(one, 1), max_memory // 4 // max(largest, 1))
+        self.batch = max(1, min(self.batch, max(fitting, min(_LEAST_BATCH, max_memory // 4 // max(largest, 1)))))
 
     def _chunks(
         self, requests: Sequence[Request], shapes: Mapping[str, tuple[int, ...]], rows: int, max_memory: int
     ) -> list[list[Request]]:
         order = topological_order(self.model)
-        share = min(1.0, self.batch / max(rows, 1))
+        share = max(1.0, self.batch / max(rows, 1))
         chunks: list[list[Request]] = []
         exposed_now: set[str] = set()
         used = 0

@@ -12,7 +12,8 @@ from graphopt.analysis.statistics.accumulators import StateMixin
 from graphopt.analysis.statistics.samples import Rows
 from graphopt.ir import Array
 
-_BLOCK = 1 << 18
+_BLOCK = 1 << 16
+_SAFE_EXPONENT = 64
 
 
 @dataclass(frozen=True)
@@ -100,14 +101,17 @@ class HistogramAccumulator(StateMixin):
         return min(float((reached[0] + 1) * self.width), max(abs(self.minimum), abs(self.maximum)))
 
     def _bin(self, values: Array) -> None:
-        nonzero = int(np.count_nonzero(values))
-        self.zeros += values.size - nonzero
-        if not nonzero or self.exponent is None:
+        zeros = values.size - int(np.count_nonzero(values))
+        self.zeros += zeros
+        if self.exponent is None or zeros == values.size:
             return
-        if nonzero < values.size:
-            values = values[values != 0]
-        scaled = np.floor(np.multiply(values, 1.0 / self.width, dtype=np.float64))
-        self.counts += np.bincount(scaled.astype(np.int64) + self.bins // 2, minlength=self.bins)
+        single = values.dtype == np.float32 and abs(self.exponent) < _SAFE_EXPONENT
+        scaled = np.multiply(values, 1.0 / self.width, dtype=np.float32 if single else np.float64)
+        np.floor(scaled, out=scaled)
+        index = scaled.astype(np.intp)
+        index += self.bins // 2
+        self.counts += np.bincount(index, minlength=self.bins)
+        self.counts[self.bins // 2] -= zeros
 
     def _widen(self, exponent: int | None) -> None:
         if exponent is None:

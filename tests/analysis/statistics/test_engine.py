@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from onnx import helper
@@ -133,5 +135,20 @@ def test_cache_survives_damage(conv_model, images, tmp_path, dataset):
 def test_large_models_go_through_a_file_with_external_data(conv_model, images, dataset, monkeypatch):
     data = dataset(conv_model, {"x": images})
     inline = collect(conv_model, data, requests())
-    monkeypatch.setattr("graphopt.analysis.statistics.exposure._INLINE_BYTES", 0)
+    monkeypatch.setattr("graphopt.runtime.materialize.INLINE_BYTES", 0)
     same(inline, collect(conv_model, data, requests()))
+
+
+def test_memory_does_not_grow_with_the_number_of_samples(conv_model, images, dataset):
+    wanted = [r for r in requests() if not isinstance(r.spec, CrossGram)]
+
+    def peak(copies):
+        data = dataset(conv_model, {"x": np.tile(images, (copies, 1, 1, 1))})
+        collect(conv_model, data, wanted)
+        tracemalloc.start()
+        collect(conv_model, data, wanted)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    assert peak(40) < 1.3 * peak(2)

@@ -1,0 +1,18 @@
+"""How many threads the linear algebra behind numpy and scipy takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def blas_threads(count: int) -> Iterator[None]:
+    """Limit BLAS to ``count`` threads inside the block.
+
+    More threads than free cores waste most of their time, and the last bits of a product depend on their number.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(count, user_api="blas"):
+        yield
