@@ -11,6 +11,7 @@ from graphopt.cli import arguments as args
 
 def inspect(
     model: args.ModelPath,
+    target: args.TargetOption = "ort-cpu",
     dim: args.DimOption = None,
     plugin: args.PluginOption = None,
     units: Annotated[bool, typer.Option(help="Find what can be pruned and what freezes the rest.")] = True,
@@ -18,15 +19,25 @@ def inspect(
     verbose: args.VerboseOption = 0,
     quiet: args.QuietOption = False,
 ) -> None:
-    """Show interface, operators, parameters and MACs, the prunable units, and what froze each frozen axis."""
+    """Show interface, operators, parameters and MACs, what bounds each node, and what can be pruned."""
     from graphopt.analysis.inspection import inspect_model
+    from graphopt.analysis.roofline import layer_bounds, peaks_of
     from graphopt.model import load
-    from graphopt.report.inspection import inspection_items, prunable_items
+    from graphopt.report.inspection import heaviest_table, inspection_items, prunable_items
+    from graphopt.report.roofline import bound_items
+    from graphopt.targets import get_target
 
     out = args.output(json, verbose, quiet)
     loaded = load(model)
-    found = inspect_model(loaded, args.parse_dims(dim))
+    dims = args.parse_dims(dim)
+    found = inspect_model(loaded, dims)
     out.show(*inspection_items(model.name, found))
+    peaks = peaks_of(get_target(target))
+    bounds = None if peaks is None or found.unbound_dims else layer_bounds(loaded, peaks, dims)
+    if peaks is None or bounds is None:
+        out.show(heaviest_table(found))
+    else:
+        out.show(*bound_items(target, peaks, bounds, None if verbose else 15))
     found_units = None
     if units:
         from graphopt.analysis.labels import analyse
@@ -41,4 +52,4 @@ def inspect(
             registry.load_plugin(spec)
         found_units = prunable(find_units(analyse(loaded.graph, rules=rules_of(registry))))
         out.show(*prunable_items(found_units, None if verbose else 15))
-    out.json({"model": found, "prunable": found_units})
+    out.json({"model": found, "peaks": peaks, "bounds": bounds, "prunable": found_units})

@@ -11,7 +11,7 @@ from graphopt.transforms.inspection import Prunable
 
 
 def inspection_items(name: str, found: Inspection) -> list[RenderableType]:
-    """A headline, the interface, operators by cost, and the heaviest nodes."""
+    """A headline, the interface, and operators by cost."""
     size = human_bytes(found.weight_bytes)
     missing = " ".join(f"--dim {name}=N" for name in found.unbound_dims)
     macs = f"not known (give {missing})" if missing else "not known" if found.macs is None else f"{found.macs:,}"
@@ -29,11 +29,16 @@ def inspection_items(name: str, found: Inspection) -> list[RenderableType]:
     for row in found.operators:
         share = f"{row.share:.1%}" if row.macs else ""
         operators.add_row(row.operator, f"{row.nodes:,}", f"{row.macs:,}", share, f"{row.parameters:,}")
+    return ["\n".join(head), operators]
+
+
+def heaviest_table(found: Inspection) -> Table:
+    """The nodes with most MACs."""
     heaviest = _table("Heaviest nodes", ("node", "operator", "MACs", "parameters", "MACs a byte"), right=(2, 3, 4))
     for cost in found.heaviest:
         if cost.macs:
             heaviest.add_row(cost.node, cost.op, f"{cost.macs:,}", f"{cost.parameters:,}", f"{cost.intensity:.1f}")
-    return ["\n".join(head), operators, heaviest]
+    return heaviest
 
 
 def prunable_items(found: Prunable, limit: int | None) -> list[RenderableType]:
