@@ -1,6 +1,7 @@
 """Rendered text lines for the PP-OCR recogniser: images as the model reads them, and what they say.
 
-Calibration and scoring use different fonts and different degradations, so that neither is seen twice.
+Calibration and scoring use different fonts and different degradations, so that neither is seen twice. ``hard`` scoring
+lines have less contrast, more noise, tilt and smear; how much was set by what the float model still reads.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ _WORDS = Path(__file__).with_name("words.txt").read_text("ascii").split()
 _FONT_FOLDER = Path("/usr/share/fonts/truetype")
 CALIBRATION_FONTS = ("DejaVuSans.ttf", "DejaVuSerif.ttf", "DejaVuSansCondensed.ttf")
 SCORING_FONTS = ("DejaVuSansMono.ttf", "DejaVuSerif-Bold.ttf", "DejaVuSans-Bold.ttf", "DejaVuSerif-Italic.ttf")
+HARD_FONTS = (*SCORING_FONTS, "LiberationSans-Regular.ttf", "LiberationSerif-Italic.ttf", "LiberationMono-Regular.ttf")
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,11 @@ class Line:
     text: str
 
 
-def render(count: int, scoring: bool, seed: int = 0, width: int = 320) -> list[Line]:
+def render(count: int, scoring: bool, seed: int = 0, width: int = 320, hard: bool = False) -> list[Line]:
     """``count`` lines; with ``scoring`` in other fonts and other degradations than without."""
-    rng = np.random.default_rng([seed, scoring])
-    fonts = _fonts(SCORING_FONTS if scoring else CALIBRATION_FONTS)
-    return [_line(rng, fonts[i % len(fonts)], scoring, width) for i in range(count)]
+    rng = np.random.default_rng([seed, scoring + hard])
+    fonts = _fonts((HARD_FONTS if hard else SCORING_FONTS) if scoring else CALIBRATION_FONTS)
+    return [_line(rng, fonts[i % len(fonts)], scoring, width, hard) for i in range(count)]
 
 
 def _fonts(names: Sequence[str]) -> list[Path]:
@@ -43,7 +45,7 @@ def _fonts(names: Sequence[str]) -> list[Path]:
     return found
 
 
-def _line(rng: np.random.Generator, font: Path, scoring: bool, width: int) -> Line:
+def _line(rng: np.random.Generator, font: Path, scoring: bool, width: int, hard: bool) -> Line:
     words = [_word(rng) for _ in range(rng.integers(1, 3))]
     text = " ".join(words)
     face = ImageFont.truetype(str(font), int(rng.integers(24, 33)))
@@ -51,7 +53,7 @@ def _line(rng: np.random.Generator, font: Path, scoring: bool, width: int) -> Li
     length = int(face.getlength(text)) + 2 * MARGIN
     picture = Image.new("L", (length, HEIGHT), paper)
     ImageDraw.Draw(picture).text((MARGIN, int(rng.integers(4, 10))), text, fill=ink, font=face)
-    picture = _degraded(picture, rng, scoring)
+    picture = _smeared(picture, rng) if hard else _degraded(picture, rng, scoring)
     picture = picture.resize((min(width, length), HEIGHT))
     pixels = np.asarray(picture, np.float32) / 255.0
     canvas = np.zeros((1, 3, HEIGHT, width), np.float32)
@@ -79,6 +81,23 @@ def _degraded(picture: Image.Image, rng: np.random.Generator, scoring: bool) -> 
     else:
         picture = picture.filter(ImageFilter.GaussianBlur(float(rng.uniform(0, 1.0))))
         pixels = np.asarray(picture, np.float32) + rng.normal(0, rng.uniform(0, 14), picture.size[::-1])
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+def _smeared(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Tilt, loss of resolution, an uneven background, spots and low contrast."""
+    paper = int(np.asarray(picture)[0, 0])
+    picture = picture.rotate(
+        float(rng.uniform(-2.0, 2.0)), resample=Image.Resampling.BILINEAR, fillcolor=paper
+    )  # fmt: skip
+    small = float(rng.uniform(0.32, 0.9))
+    size = picture.size
+    picture = picture.resize((max(1, int(size[0] * small)), max(1, int(size[1] * small)))).resize(size)
+    pixels = np.asarray(picture, np.float32)
+    pixels = pixels - np.linspace(0, float(rng.uniform(0, 60)), pixels.shape[1])[None, :]
+    spots = rng.random(pixels.shape) < 0.02
+    pixels = np.where(spots, rng.integers(0, 256, pixels.shape), pixels)
+    pixels = (pixels - pixels.mean()) * rng.uniform(0.2, 0.8) + pixels.mean()
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
