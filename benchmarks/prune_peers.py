@@ -28,7 +28,8 @@ CHILD = Path(__file__).with_name("prune_peers_torch.py")
 SECONDS = 300
 TORCHVISION = (
     "alexnet vgg11_bn resnet18 resnet50 resnext50_32x4d densenet121 googlenet inception_v3 mobilenet_v2 "
-    "mobilenet_v3_small mnasnet1_0 efficientnet_b0 regnet_y_400mf shufflenet_v2_x1_0 squeezenet1_1 convnext_tiny vit_b_16 swin_t"
+    "mobilenet_v3_small mnasnet1_0 efficientnet_b0 regnet_y_400mf shufflenet_v2_x1_0 squeezenet1_1 convnext_tiny "
+    "vit_b_16 swin_t"
 )
 SEGMENTATION = "fcn_resnet50 lraspp_mobilenet_v3_large"
 TIMM = (

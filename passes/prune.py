@@ -58,6 +58,11 @@ class PruneOptions(Options):
     prefer: Literal["auto", "heads", "inside"] = option(
         "auto", "Remove whole heads (blocks), or positions inside them."
     )
+    free: bool = option(
+        True,
+        "Groups that need equal numbers (grouped convolution, GroupNormalization, grouped-query heads) lose whichever "
+        "units score least; false: the same places in every group.",
+    )
     align: Literal["auto"] | int = option("auto", "Kept widths are multiples of this; auto asks the target.")
     minimum: int = option(1, "Units of a class that always stay.", ge=1)
     max_ratio: float = option(0.95, "No class loses a larger share.", gt=0, lt=1)
@@ -139,7 +144,7 @@ class Prune(Pass[PruneOptions]):
         ctx.count("macs kept", macs(units, keep) / max(macs(units, None), 1.0))
         ctx.count("parameters kept", parameters(units, keep) / max(parameters(units, None), 1.0))
         if self.options.manifest:
-            from graphopt.transforms.keepset import write_manifest
+            from graphopt.transforms.manifest import write_manifest
 
             text = json.dumps(write_manifest(keep, constants=folding is not None), indent=1)
             Path(self.options.manifest).write_text(text + "\n")
@@ -205,7 +210,7 @@ class Prune(Pass[PruneOptions]):
 
     def _replay(self, model: Model, units: Units, ctx: Context) -> tuple[KeepSet, Folding | None]:
         from graphopt.transforms.exact_constants import plan
-        from graphopt.transforms.keepset import folds_constants, load_manifest, read_manifest
+        from graphopt.transforms.manifest import folds_constants, load_manifest, read_manifest
 
         data = load_manifest(Path(str(self.options.replay)))
         keep = read_manifest(units.coupling, data)
@@ -266,6 +271,7 @@ class Prune(Pass[PruneOptions]):
             include=options.include,
             exclude=options.exclude,
             scope=options.scope,
+            free=options.free,
             prefer={"auto": "auto", "heads": "outer", "inside": "inner"}[options.prefer],  # type: ignore[arg-type]
         )
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from graphopt.analysis.labels import Coupling
 from graphopt.analysis.labels.site import Axes
-from graphopt.analysis.labels.solve import Bools
 from graphopt.analysis.opnames import ops
 from graphopt.ir import Array, Tensor, Variable, is_constant
 from graphopt.model import Model
 from graphopt.runtime.materialize import session_source
+from graphopt.transforms.free_choice import again, exchanges
 from graphopt.transforms.keepset import KeepSet
 from graphopt.transforms.masking import Oracle
 from graphopt.transforms.selection_units import Family, find_units
@@ -148,9 +149,7 @@ class _Pair:
 
     def notices(self, family: Family, expected: Sequence[Array], feeds: Mapping[str, Array], bound: float) -> bool:
         """Whether exchanging two units of a family moves some output or probe by ``bound`` from ``expected``."""
-        coupling = self.keep.coupling
-        for leaves in _exchanges(self.keep, family):
-            other = KeepSet.removing(coupling, leaves & coupling.solution.leaf)
+        for other in _exchanges(self.keep, family):
             moved = self.before(feeds, other)
             change = difference(expected[: self.outputs], moved[: self.outputs])
             rest = zip(self.probes, expected[self.outputs :], moved[self.outputs :], strict=True)
@@ -259,14 +258,20 @@ def _factors_of(coupling: Coupling, classes: Array) -> set[int]:
     return members
 
 
-def _exchanges(keep: KeepSet, family: Family) -> Iterator[Bools]:
+def _exchanges(keep: KeepSet, family: Family) -> Iterator[KeepSet]:
     """One kept for one removed unit; further pairs in case the first happens to be dead on these inputs."""
+    inside = islice(exchanges(keep, family.classes), _TRIES)
+    first = next(inside, None)
+    if first is not None:
+        yield first
+        yield from inside
+        return
     gone = family.classes[keep.removed[family.classes]]
     stays = family.classes[~keep.removed[family.classes]]
     for number in range(min(_TRIES, max(len(gone), len(stays)))):
         removed = keep.removed.copy()
         removed[gone[number % len(gone)]], removed[stays[number % len(stays)]] = False, True
-        yield removed
+        yield again(keep, removed)
 
 
 def difference(expected: Sequence[Array], found: Sequence[Array]) -> float:

@@ -13,8 +13,9 @@ from graphopt.analysis.labels.solve import Bools
 from graphopt.errors import UsageError
 from graphopt.ir import Array, Node, Tensor, constant_value
 from graphopt.transforms.criteria import Scores, weight_places
+from graphopt.transforms.free_choice import refine
 from graphopt.transforms.keepset import KeepSet
-from graphopt.transforms.selection_spare import removing
+from graphopt.transforms.selection_spare import empties, removing
 from graphopt.transforms.selection_units import Family, Units
 
 Budget: TypeAlias = Literal["macs", "params", "bytes"]
@@ -50,7 +51,8 @@ class Policy:
     ``ratio``: share of units removed. ``ratios``: overrides by node. ``align``: kept widths are multiples of it; a
     family narrower than 8 times it uses the largest power-of-two part for which that holds. ``minimum``: units that
     always stay. ``max_ratio``: no family loses more. A family is in play when ``include`` (if any) picks a node whose
-    weights it cuts, and ``exclude`` picks none. ``prefer``: which of heads and positions inside heads goes.
+    weights it cuts, and ``exclude`` picks none. ``prefer``: which of heads and positions inside heads goes. ``free``:
+    groups that need equal numbers lose whichever units score least, else the same places everywhere.
     """
 
     ratio: float = 0.5
@@ -62,6 +64,7 @@ class Policy:
     exclude: tuple[Picker, ...] = ()
     scope: Literal["local", "global"] = "local"
     prefer: Literal["auto", "outer", "inner"] = "auto"
+    free: bool = True
 
 
 def _picked(family: Family, pickers: tuple[Picker, ...]) -> bool:
@@ -140,7 +143,11 @@ def by_ratio(units: Units, scores: Scores, policy: Policy) -> KeepSet:
     for family in families:
         order = np.argsort(scores[family.classes], kind="stable")
         leaves[family.classes[order[: counts[family.number]]]] = True
-    return removing(units, leaves, scores)
+    keep = removing(units, leaves, scores)
+    if not policy.free:
+        return keep
+    chosen = refine(keep, scores)
+    return keep if empties(units, chosen) else chosen
 
 
 def _global_counts(families: list[Family], scores: Scores, policy: Policy) -> dict[int, int]:

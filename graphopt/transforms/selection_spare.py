@@ -27,6 +27,11 @@ def removing(units: Units, leaves: Bools, scores: Scores, exchange: bool = True)
     return KeepSet.removing(units.coupling, leaves)
 
 
+def empties(units: Units, keep: KeepSet) -> bool:
+    """Whether some axis loses all its positions."""
+    return bool(_empty_axes(units, keep.removed))
+
+
 def _empty_axes(units: Units, removed: Bools) -> list[Labels]:
     """The classes of every axis of which nothing would stay."""
     classes, starts = units.axis_classes

@@ -11,6 +11,7 @@ from graphopt.analysis.labels.site import Axes, EdgeKey
 from graphopt.analysis.shapes import Facts
 from graphopt.graph import Graph
 from graphopt.ir import Array, Constant, Node, Tensor, Variable, constant_node, constant_value, is_constant
+from graphopt.transforms.free_choice import block_masks, sliced_by_block
 from graphopt.transforms.keepset import KeepSet
 from graphopt.transforms.slicing_values import SliceConflict, settle
 
@@ -61,21 +62,30 @@ def _slice_weights(keep: KeepSet, graph: Graph, report: SliceReport, dropped: se
         report.weights += 1
         variants: dict[bytes, tuple[Axes, list[EdgeKey]]] = {}
         for axes, edges in uses:
-            key = b"|".join(np.packbits(keep.mask(a)).tobytes() for a in axes)
+            masks = block_masks(keep, edges[0])
+            shared = b"" if masks is None else masks.tobytes()
+            key = b"|".join([*(np.packbits(keep.mask(a)).tobytes() for a in axes), shared])
             variants.setdefault(key, (axes, []))[1].extend(edges)
         readers = sum(1 for n in set(tensor.outputs) for t in n.inputs if t is tensor)
         value = constant_value(tensor)
         assert value is not None
         if len(variants) == 1 and sum(len(e) for _, e in variants.values()) == readers:
-            axes, _ = next(iter(variants.values()))
-            graph.set_weight(tensor, sliced(value, axes, keep))
+            axes, readers_of = next(iter(variants.values()))
+            graph.set_weight(tensor, _cut(value, axes, keep, readers_of))
             continue
         for axes, readers_of in variants.values():
             if any(keep.changed(a) for a in axes):
-                small = graph.new_constant(f"{tensor.name}_pruned", sliced(value, axes, keep))
+                small = graph.new_constant(f"{tensor.name}_pruned", _cut(value, axes, keep, readers_of))
                 for node, index in readers_of:
                     node.inputs[index] = small
         dropped.add(tensor)
+
+
+def _cut(value: Array, axes: Axes, keep: KeepSet, readers: list[EdgeKey]) -> Array:
+    masks = block_masks(keep, readers[0])
+    if masks is None:
+        return sliced(value, axes, keep)
+    return sliced_by_block(value, axes, keep, masks, keep.coupling.record.blocked[readers[0]].place)
 
 
 def sliced(value: Array, axes: Axes, keep: KeepSet) -> Array:

@@ -10,7 +10,7 @@ import numpy as np
 from graphopt.errors import UsageError
 from graphopt.ir import Array, Tensor, constant_value
 from graphopt.model import Model
-from graphopt.transforms.keepset import checked, folds_constants
+from graphopt.transforms.manifest import checked, folds_constants
 
 
 def undo(pruned: Model, original: Model, manifest: Mapping[str, Any]) -> Model:

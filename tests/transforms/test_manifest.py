@@ -13,7 +13,9 @@ from graphopt import Model
 from graphopt.errors import GraphoptError, UsageError
 from graphopt.pipeline import PassManager, Pipeline, Registry
 from graphopt.transforms import slicing
-from graphopt.transforms.keepset import KeepSet, load_manifest, read_manifest, write_manifest
+from graphopt.transforms.free_choice import explain
+from graphopt.transforms.keepset import KeepSet
+from graphopt.transforms.manifest import load_manifest, read_manifest, write_manifest
 from graphopt.transforms.undo import undo
 
 NET = """(float[2,5] x, float[5,16] w1, float[16] b1, float[16,12] w2, float[12,4] w3) => (float y) {
@@ -41,7 +43,6 @@ def test_pruning_twice_is_pruning_the_union(text: str) -> None:
     twice, once = tiny(text), tiny(text)
     units = units_of(twice)
     first = random_keep(units, 0.3, seed=1)
-    leaf = units.coupling.solution.leaf
     axes = {t.name: units.coupling.record.axes[t] for t in twice.graph.initializers if t.name.startswith("w")}
     lost = {name: [~first.mask(a) for a in own] for name, own in axes.items()}
     slicing.apply(first)
@@ -52,25 +53,30 @@ def test_pruning_twice_is_pruning_the_union(text: str) -> None:
         for place, axis in enumerate(own):
             lost[name][place][np.flatnonzero(~lost[name][place])[~second.mask(axis)]] = True
     slicing.apply(second)
-    whole = units_of(once)
-    marked = np.zeros(len(leaf), bool)
-    for tensor in once.graph.initializers:
-        for place, axis in enumerate(whole.coupling.record.axes.get(tensor, ()) if tensor.name in axes else ()):
-            classes = whole.coupling.solution.classes(axis)
-            if classes is not None:
-                marked[classes[lost[tensor.name][place]]] = True
-    union = KeepSet.removing(whole.coupling, marked & whole.coupling.solution.leaf)
-    for grid in whole.coupling.solution.grids:
-        for k, factor in enumerate(grid.factors):
-            others = tuple(i for i in range(grid.merged.ndim) if i != k)
-            marked[factor[marked[grid.merged].all(axis=others)]] = True
-    union = KeepSet.removing(whole.coupling, marked & whole.coupling.solution.leaf)
-    slicing.apply(union)
+    slicing.apply(union_of(once, lost))
     for name in axes:
         assert np.array_equal(once.graph.tensors()[name].values, twice.graph.tensors()[name].values), name
     assert {c.name: c.shape for c in once.graph.initializers if c.name.startswith("w")} == {
         c.name: c.shape for c in twice.graph.initializers if c.name.startswith("w")
     }
+
+
+def union_of(model: Model, lost: dict[str, list[np.ndarray]]) -> KeepSet:
+    """Both removals at once. The second axis of a grouped weight counts only, its channels say which."""
+    coupling = units_of(model).coupling
+    solution, tensors = coupling.solution, model.graph.tensors()
+    marked = np.zeros(len(solution.frozen), bool)
+    grouped = {(node.inputs[i], b.place) for (node, i), b in coupling.record.blocked.items()}
+    for name, gone in lost.items():
+        for place, axis in enumerate(coupling.record.axes[tensors[name]]):
+            classes = solution.classes(axis)
+            if classes is not None and (tensors[name], place) not in grouped:
+                marked[classes[gone[place]]] = True
+    for grid in solution.grids:
+        for k, factor in enumerate(grid.factors):
+            others = tuple(i for i in range(grid.merged.ndim) if i != k)
+            marked[factor[marked[grid.merged].all(axis=others)]] = True
+    return explain(coupling, marked, marked & solution.leaf)
 
 
 def test_a_renamed_weight_is_named_with_the_nearest() -> None:

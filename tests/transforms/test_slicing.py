@@ -11,7 +11,8 @@ from transforms.pruning import prune_and_check, random_keep, tiny, units_of
 
 from graphopt.errors import UsageError
 from graphopt.transforms import slicing
-from graphopt.transforms.keepset import KeepSet, read_manifest, write_manifest
+from graphopt.transforms.keepset import KeepSet
+from graphopt.transforms.manifest import read_manifest, write_manifest
 from graphopt.transforms.selection import Policy
 
 MLP = """(float[2,5] x, float[5,12] w1, float[12,8] w2, float[8,4] w3) => (float y) {

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
+from graphopt.analysis.labels.groups import FreeGrid, free_grids
 from graphopt.analysis.labels.rows import OpKey, builtin
 from graphopt.analysis.labels.site import Axes, EdgeKey, Record, Rule, Site
 from graphopt.analysis.labels.solve import Solution, solve
@@ -25,6 +27,11 @@ class Coupling:
     record: Record
     solution: Solution
     other_facts: Facts | None = None
+
+    @cached_property
+    def free_grids(self) -> list[FreeGrid]:
+        """Groups that need equal numbers of units, whichever they are."""
+        return free_grids(self.record, self.solution)
 
     @property
     def facts(self) -> Facts:

@@ -92,6 +92,24 @@ class Norm:
 
 
 @dataclass(frozen=True)
+class Counted:
+    """The node needs equal numbers of positions in each of ``blocks`` runs of the axis, not equal places."""
+
+    axis: Axis
+    blocks: int
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """A weight whose axis 0 runs through ``blocks`` blocks, and whose axis ``place`` means, in each block, the
+    positions of that block of ``channels``."""
+
+    channels: Axis
+    blocks: int
+    place: int
+
+
+@dataclass(frozen=True)
 class Cost:
     """The node does ``scale`` times the product of the extents of ``axes`` multiply-accumulates."""
 

@@ -6,7 +6,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from graphopt.analysis.labels.records import AttrFix, Cost, Fill, Fix, InputFix, Kept, Mask, Mean, NodeFix, Norm
+from graphopt.analysis.labels.records import (
+    AttrFix,
+    Blocked,
+    Cost,
+    Counted,
+    Fill,
+    Fix,
+    InputFix,
+    Kept,
+    Mask,
+    Mean,
+    NodeFix,
+    Norm,
+)
 from graphopt.analysis.labels.space import Axis, Frozen, Labels, Space, one, reshape
 from graphopt.analysis.shapes import Facts
 from graphopt.graph import Graph
@@ -29,6 +42,9 @@ class Record:
     means: list[Mean] = field(default_factory=list)
     norms: list[Norm] = field(default_factory=list)
     costs: list[Cost] = field(default_factory=list)
+    counts: list[Counted] = field(default_factory=list)
+    blocked: dict[EdgeKey, Blocked] = field(default_factory=dict)
+    uniform: set[tuple[Tensor, int]] = field(default_factory=set)
     opaque: dict[Node, str] = field(default_factory=dict)
     labelled: dict[Tensor, set[EdgeKey]] = field(default_factory=dict)
 
@@ -216,6 +232,19 @@ class Site:
     def norm(self, norm: Norm) -> None:
         """The node normalises over label-carrying axes."""
         self.record.norms.append(norm)
+
+    def count(self, axis: Axis, blocks: int) -> None:
+        """The node needs as many positions of each of ``blocks`` runs of the axis, whichever they are."""
+        if not isinstance(axis, Frozen) and 1 < blocks < len(axis):
+            self.record.counts.append(Counted(axis, blocks))
+
+    def block_weight(self, index: int, place: int, channels: Axis, blocks: int) -> None:
+        """Axis ``place`` of this weight means, for each of ``blocks`` runs of rows, that run of ``channels``."""
+        self.record.blocked[self.node, index] = Blocked(channels, blocks, place)
+
+    def same_along(self, place: int, output: int = 0) -> None:
+        """All values of the output are equal along this axis, so that only its extent matters."""
+        self.record.uniform.add((self.node.outputs[output], place))
 
     def cost(self, scale: float, axes: Sequence[Axis]) -> None:
         """Multiply-accumulates: ``scale`` times the extents of ``axes``."""

@@ -28,6 +28,7 @@ def _share(site: Site, queries: Axis, keys: Axis) -> None:
     repeat = len(queries) // len(keys)
     inner = one() if repeat == 1 else site.space.fresh(repeat)
     site.space.relate(queries, [keys, inner], site.name)
+    site.count(queries, len(keys))
 
 
 def _count(site: Site, name: str, axis: Axis) -> None:

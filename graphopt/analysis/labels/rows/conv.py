@@ -39,6 +39,9 @@ def conv_transpose(site: Site) -> None:
         blocks = site.split(x[1], [group, len(x[1]) // group])
         site.equal(x[1], w[0])
         out = site.merge([blocks[0], w[1]])
+        for axis in (x[1], out):
+            site.count(axis, group)
+        site.block_weight(1, 1, out, group)
         site.fix_attr("group", lambda kept: kept.count(blocks[0]) if kept.changed(blocks[0]) else None)
         if len(blocks[1]) > 1:
             site.mask(0, 1)
@@ -57,6 +60,7 @@ def convolve(site: Site, weight: int, bias: int | None, last: bool, point: int |
         site.mask(0, place, point=point)
     else:
         _grouped(site, channels, out, w[1], group)
+        site.block_weight(weight, 1, channels, group)
         if len(w[1]) > 1:
             site.mask(0, place, point=point)
     if bias is not None and site.has(bias):
@@ -80,6 +84,8 @@ def _grouped(site: Site, channels: Axis, out: Axis, inner: Axis, group: int) -> 
         site.equal(blocks[1], inner)
     made = site.split(out, [group, len(out) // group])
     site.equal(blocks[0], made[0])
+    for axis in (channels, out):
+        site.count(axis, group)
     site.fix_attr("group", lambda kept: kept.count(blocks[0]) if kept.changed(blocks[0]) else None)
 
 

@@ -19,6 +19,7 @@ def reshape(site: Site) -> None:
     x = site.axes(0)
     out = site.reshape(x, site.out())
     site.emit(out)
+    _merged_copies(site, x, out)
     zero_copies = not site.attr("allowzero", 0)
 
     def make(old: Array, kept: Kept) -> Array:
@@ -35,6 +36,16 @@ def reshape(site: Site) -> None:
         site.fix_input(1, make)
     elif "shape" in site.node.attrs:
         site.fix_attr("shape", lambda kept: make(np.asarray(site.attr("shape")), kept).tolist())
+
+
+def _merged_copies(site: Site, x: Axes, out: list[Axis]) -> None:
+    """Where an axis of equal values is merged into the one before it, only how many there are in each block matters."""
+    for place in range(1, len(x)):
+        if (site.node.inputs[0], place) not in site.record.uniform or len(out) < place:
+            continue
+        before, after = [len(a) for a in x], [len(a) for a in out]
+        if before[: place - 1] == after[: place - 1] and after[place - 1] == before[place - 1] * before[place]:
+            site.count(out[place - 1], before[place - 1])
 
 
 def view(site: Site) -> None:
@@ -223,6 +234,10 @@ def expand(site: Site) -> None:
     else:
         site.extents_input(1, made[len(made) - len(wanted) :], keep=(1,))
     site.emit(made)
+    for k, axis in enumerate(made):
+        place = k - (len(out) - len(x))
+        if len(axis) > 1 and (place < 0 or len(x[place]) == 1):
+            site.same_along(k)
 
 
 def constant_of_shape(site: Site) -> None:

@@ -116,6 +116,7 @@ def group_norm(site: Site) -> None:
     groups = int(site.attr("num_groups"))
     whole = len(x[1]) == groups
     factors = [x[1], site.stuck(1)] if whole else site.split(x[1], [groups, len(x[1]) // groups])
+    site.count(x[1], groups)
     for index in (1, 2):
         site.equal(site.axes(index)[0], x[1] if site.opset >= 21 else factors[0])
     _normalise(site, "group", x, range(1, len(x)), groups)
