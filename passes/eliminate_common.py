@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.graph import Graph, subgraphs
-from graphopt.ir import Array, Constant, Node, RawAttribute, Tensor
+from graphopt.ir import Array, Constant, Node, RawAttribute
 from graphopt.model import Model
 from graphopt.pipeline.cleaning import KEEPS_FACTS, open_editor
 from graphopt.pipeline.context import Context
@@ -33,17 +33,19 @@ class EliminateCommon(Pass):
     def run(self, model: Model, ctx: Context) -> None:
         """Join in one sweep, from the inputs on."""
         editor = open_editor(model, ctx)
-        outer: dict[Any, Constant] = {}
         for graph in list(model.graph.graphs()):
-            _join_constants(graph, editor, outer if graph is model.graph else {})
+            _join_constants(graph, editor)
         for graph in list(model.graph.graphs()):
             _join_nodes(graph, editor)
         editor.finish()
 
 
-def _join_constants(graph: Graph, editor: Editor, first: dict[Any, Constant]) -> None:
+def _join_constants(graph: Graph, editor: Editor) -> None:
     editor.rewrite = "constant"
-    samples = {c: _sample(c) for c in graph.initializers if c.outputs and not editor.is_end(c)}
+    first: dict[Any, Constant] = {}
+    shared = [c for c in graph.initializers if c.outputs and not editor.is_end(c)]
+    forms = Counter((c.dtype, c.shape) for c in shared)
+    samples = {c: _sample(c) for c in shared if forms[c.dtype, c.shape] > 1}
     alike = Counter(samples.values())
     for constant, sample in samples.items():
         if alike[sample] < 2:
@@ -54,11 +56,11 @@ def _join_constants(graph: Graph, editor: Editor, first: dict[Any, Constant]) ->
             editor.changed += editor.replace(constant, other)
 
 
-def _sample(constant: Constant) -> tuple[str, tuple[int, ...], Any]:
+def _sample(constant: Constant) -> tuple[np.dtype[Any], tuple[int, ...], Any]:
     """Type, shape and a few values: what differs in these needs no closer look."""
     flat = constant.values.reshape(-1)
     few = flat[:: max(1, flat.size // 16)]
-    return str(constant.dtype), constant.shape, tuple(few.tolist()) if few.dtype == object else few.tobytes()
+    return constant.dtype, constant.shape, tuple(few.tolist()) if few.dtype == object else few.tobytes()
 
 
 def _fingerprint(values: Array) -> Any:
@@ -70,17 +72,20 @@ def _fingerprint(values: Array) -> Any:
 
 def _join_nodes(graph: Graph, editor: Editor) -> None:
     editor.rewrite = "node"
-    first: dict[Any, Node] = {}
+    first: dict[Any, list[Node]] = {}
     for node in [n for n in graph.nodes if editor.is_live(n)]:
         if not editor.is_live(node) or node.op in NONDETERMINISTIC or node.op == "Constant" or subgraphs(node):
             continue
         if node.op == "Dropout" or node.domain or not node.outputs:
             continue
-        key = _key(node)
-        other = first.get(key)
-        if other is None or not editor.is_live(other):
-            first[key] = other = node
-        if other is node or not _replaceable(node, other, editor) or not editor.allow(node):
+        place = (node.op, len(node.outputs), *[id(t) if t.name else 0 for t in node.inputs])
+        alike = first.setdefault(place, [])
+        key = _attributes(node) if alike else None
+        other = next((n for n in alike if editor.is_live(n) and _attributes(n) == key), None)
+        if other is None:
+            alike.append(node)
+            continue
+        if not _replaceable(node, other, editor) or not editor.allow(node):
             continue
         for old, new in zip(list(node.outputs), list(other.outputs), strict=True):
             if not old.is_empty():
@@ -94,14 +99,8 @@ def _replaceable(node: Node, other: Node, editor: Editor) -> bool:
     return True
 
 
-def _key(node: Node) -> Any:
-    attrs = tuple(sorted((k, _value(v)) for k, v in node.attrs.items() if v is not None))
-    inputs = tuple(_source(t) for t in node.inputs)
-    return (node.op, attrs, inputs, len(node.outputs))
-
-
-def _source(tensor: Tensor) -> int:
-    return 0 if tensor.is_empty() else id(tensor)
+def _attributes(node: Node) -> Any:
+    return sorted((k, _value(v)) for k, v in node.attrs.items() if v is not None)
 
 
 def _value(value: Any) -> Any:

@@ -87,12 +87,9 @@ class Folding:
         fixed: set[Tensor] = set()
         found: set[Node] = set()
         for node in order:
-            if (
-                not may_fold(node)
-                or (self._exact and node.op in SUMMING)
-                or not node.outputs
-                or not all(self._is_fixed(t, fixed) for t in node.inputs)
-            ):
+            if not all(self._is_fixed(t, fixed) for t in node.inputs) or not node.outputs or not may_fold(node):
+                continue
+            if self._exact and node.op in SUMMING:
                 continue
             sizes = [self._size(node, t) for t in node.outputs if not t.is_empty()]
             inputs = sum(self._editor.fact(t).nbytes or 0 for t in node.inputs if not t.is_empty())

@@ -21,10 +21,24 @@ _SMALL = frozenset({"int8", "uint8", "int4", "uint4", "int2", "uint2"})
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 _INTEGER_PRODUCTS = ("MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat")
 
+_SPECIAL = frozenset({*_QUANTIZERS, *_INTEGER_PRODUCTS, *CONVERTIBLE})
+"""Operators that give their constants a role; in a graph without them the type alone decides."""
+
 
 def count_parameters(graph: Graph) -> int:
     """Parameters of a graph and those nested in it."""
+    if not any(node.op in _SPECIAL for node in graph.walk()):
+        return sum(prod(c.shape) for c in _all_constants(graph) if _is_parameter(c.dtype, []))
     return sum(prod(c.shape) for c, readers in _constants(graph) if _is_parameter(c.dtype, readers))
+
+
+def _all_constants(graph: Graph) -> Iterator[Constant]:
+    for part in graph.graphs():
+        yield from part.initializers
+        for node in part.nodes:
+            value = node.attrs.get("value") if node.op == "Constant" and not node.domain else None
+            if isinstance(value, Constant):
+                yield value
 
 
 def is_parameter(tensor: Tensor) -> bool:
