@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from graphopt.cli import arguments as args
 if TYPE_CHECKING:
     from graphopt.cli.feeding import Feeding
     from graphopt.data.feeds import Feeds
+    from graphopt.data.shape_profile import ShapeProfile
     from graphopt.results import NodeTime, SweepPoint
     from graphopt.runtime.openvino_session import OpenVinoSession
     from graphopt.runtime.session import Session, SessionConfig
@@ -36,9 +38,18 @@ def bench(
     ] = None,
     threads: Annotated[str, typer.Option("--threads", help="Threads inside one operator; several as 1,2,4.")] = "1",
     provider_option: args.ProviderOptionsOption = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder where providers that compile keep engines and timings.", show_default=False),
+    ] = None,
+    context: Annotated[
+        Path | None,
+        typer.Option(help="Write the first model with its compiled engine inside to this file.", show_default=False),
+    ] = None,
     preprocess: args.PreprocessOption = None,
     seed: args.SeedOption = 0,
     strict: args.StrictOption = False,
+    force: args.ForceOption = False,
     json: args.JsonOption = False,
     verbose: args.VerboseOption = 0,
     quiet: args.QuietOption = False,
@@ -48,6 +59,7 @@ def bench(
     Models are loaded anew several times and take turns; the interval of a ratio covers what changes from load to load.
     """
     from graphopt.cli.feeding import Feeding, model_file
+    from graphopt.data.shape_profile import ShapeProfile
     from graphopt.errors import UsageError
     from graphopt.report.timing import footprint_table, profile_table, sweep_table, timing_items
     from graphopt.runtime.footprint import measure_footprint
@@ -63,17 +75,26 @@ def bench(
     dims = args.parse_dims(dim)
     plan = TimingPlan(rounds=rounds, sessions=sessions)
     points: list[SweepPoint] = []
+    sizes: list[int | None] = [*numbers("--batch", batch)] if batch else [None]
+    feeding = Feeding(data, dims, None, None, preprocess, seed)
+    base = SessionConfig(
+        provider or "cpu",
+        strict=strict,
+        provider_options=args.parse_provider_options(provider_option),
+        cache_dir=cache,
+        shapes=shapes_of(files, feeding, sizes) if provider and provider != "cpu" else ShapeProfile(),
+    )
+    if context is not None:
+        write_context(next(iter(files.values())), replace(base, context_path=context), force, out.say)
     for count in numbers("--threads", threads):
-        options = args.parse_provider_options(provider_option)
-        config = SessionConfig(provider or "cpu", count, strict=strict, provider_options=options)
-        for size in numbers("--batch", batch) if batch else [None]:
-            feeding = Feeding(data, dims, size, None, preprocess, seed)
-            points.append(measure(files, feeding, size, config, runtime, plan))
+        for size in sizes:
+            config = replace(base, threads=count)
+            points.append(measure(files, replace(feeding, batch=size), size, config, runtime, plan))
             out.show(*timing_items(points[-1]))
     if len(points) > 1:
         out.show(sweep_table(points))
-    config = SessionConfig(provider or "cpu", points[0].timing.threads, strict=strict)
-    feeds = {n: one_feed(Feeding(data, dims, points[0].batch, None, preprocess, seed), p) for n, p in files.items()}
+    config = replace(base, threads=points[0].timing.threads)
+    feeds = {name: one_feed(replace(feeding, batch=points[0].batch), path) for name, path in files.items()}
     prints = {}
     if footprint and runtime == "onnxruntime":
         prints = {name: measure_footprint(path, feeds[name], config) for name, path in files.items()}
@@ -133,6 +154,36 @@ def measure(
         feeds, rows = feeding.timed(session.interface, batch)
         contenders.append(Contender(name, session, feeds, rows, lambda path=path: opened(path)))  # type: ignore[misc]
     return SweepPoint(batch, config.threads, time_models(contenders, plan))
+
+
+def shapes_of(files: Mapping[str, Path], feeding: Feeding, sizes: Sequence[int | None]) -> ShapeProfile:
+    """Shapes that cover every batch size that is timed, from the feeds of the first model."""
+    from graphopt.data.interface import read_interface
+    from graphopt.data.shape_profile import profile_of_feeds
+
+    interface = read_interface(next(iter(files.values())))
+    runs = [replace(feeding, batch=size).timed(interface, size)[0] for size in sizes]
+    return profile_of_feeds(interface, runs)
+
+
+def write_context(path: Path, config: SessionConfig, force: bool, say: Callable[[str], None]) -> None:
+    """Write a model with its compiled engine inside.
+
+    Raises:
+        UsageError: the file exists.
+        UnsupportedError: the provider compiles nothing.
+    """
+    from graphopt.errors import UnsupportedError, UsageError
+    from graphopt.runtime.session import Session
+
+    target = config.context_path
+    assert target is not None
+    if target.exists() and not force:
+        raise UsageError(f"{str(target)!r} exists; --force overwrites it")
+    if config.provider in ("cpu", "cuda"):
+        raise UnsupportedError(f"--context: provider {config.provider!r} compiles no engine")
+    Session(path, config)
+    say(f"wrote {target}")
 
 
 def one_feed(feeding: Feeding, path: Path) -> Feeds:

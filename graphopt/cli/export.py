@@ -10,7 +10,7 @@ import typer
 from graphopt.cli import arguments as args
 
 if TYPE_CHECKING:
-    from graphopt.targets.tensorrt_export import DimRange
+    from graphopt.data.shape_profile import DimRange
 
 
 def export(
@@ -34,11 +34,12 @@ def export(
     """Write model, shape profile, build and verify scripts, sample inputs and expected outputs into a folder."""
     from graphopt.cli.feeding import Feeding, model_file
     from graphopt.data.interface import read_interface
+    from graphopt.data.shape_profile import choose_ranges, make_profile
     from graphopt.errors import UnsupportedError, UsageError
     from graphopt.model import load
     from graphopt.targets import get_target
     from graphopt.targets.checks import CheckConfig, check_model
-    from graphopt.targets.tensorrt_export import choose_ranges, export_tensorrt, make_profile, trtexec_command
+    from graphopt.targets.tensorrt_export import export_tensorrt, trtexec_command
 
     output = args.output(json, verbose, quiet)
     if get_target(target).name != "tensorrt":
@@ -83,8 +84,8 @@ def dim_ranges(texts: list[str] | None) -> dict[str, DimRange]:
     Raises:
         UsageError: not of that form.
     """
+    from graphopt.data.shape_profile import DimRange
     from graphopt.errors import UsageError
-    from graphopt.targets.tensorrt_export import DimRange
 
     ranges = {}
     for text in texts or ():

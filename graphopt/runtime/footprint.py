@@ -16,11 +16,14 @@ import numpy as np
 
 from graphopt.data.checks import Array
 from graphopt.data.feeds import Feeds
+from graphopt.data.shape_profile import ShapeProfile
 from graphopt.errors import GraphoptError, ProviderError, UnsupportedError, ValidationError
 from graphopt.results import Footprint
 from graphopt.runtime.exotic import is_exotic
 from graphopt.runtime.providers import require
 from graphopt.runtime.session import Session, SessionConfig
+
+_PATHS = ("base_dir", "cache_dir", "profile_prefix", "optimized_path", "context_path")
 
 
 def measure_footprint(
@@ -72,7 +75,9 @@ def _write_job(folder: Path, model: bytes | Path, feeds: Feeds, config: SessionC
     np.savez(folder / "feeds.npz", *feeds.values())
     settings = asdict(config)
     settings.update(profile_prefix=None, optimized_path=None)
-    settings["base_dir"] = None if config.base_dir is None else str(config.base_dir)
+    settings["context_path"] = None
+    for name in _PATHS:
+        settings[name] = None if settings[name] is None else str(settings[name])
     job = {
         "model": str(path.resolve()),
         "feeds": str(folder / "feeds.npz"),
@@ -102,7 +107,9 @@ def _child(job_path: Path) -> dict[str, Any]:
 
     job = json.loads(job_path.read_text("utf-8"))
     settings = job["config"]
-    settings["base_dir"] = None if settings["base_dir"] is None else Path(settings["base_dir"])
+    for name in _PATHS:
+        settings[name] = None if settings[name] is None else Path(settings[name])
+    settings["shapes"] = ShapeProfile(**settings["shapes"])
     with np.load(job["feeds"], allow_pickle=False) as archive:
         feeds: dict[str, Array] = {name: archive[f"arr_{index}"] for index, name in enumerate(job["names"])}
     config = SessionConfig(**settings)

@@ -14,10 +14,12 @@ import numpy as np
 from graphopt.data.checks import Array, check_dims, check_names
 from graphopt.data.feeds import Feeds
 from graphopt.data.interface import Interface, TensorInfo, read_interface
+from graphopt.data.shape_profile import ShapeProfile
 from graphopt.errors import DataError, InvalidModelError, ProviderError, ValidationError
 from graphopt.results import NodeAssignment
 from graphopt.runtime.exotic import is_exotic, run_with_exotic_types
 from graphopt.runtime.ort_errors import Role, load_error, ort_exceptions, run_error
+from graphopt.runtime.provider_options import ProviderSettings, Setup, model_cache, precisions_of, provider_settings
 from graphopt.runtime.providers import CPU, Provider, preload, register_plugin, require
 
 Optimize = Literal["off", "basic", "extended", "all"]
@@ -45,7 +47,9 @@ class SessionConfig:
 
     ``provider`` is graphopt's name (cpu, cuda, ...). ``threads`` are those inside one operator. ``optimize`` is
     the graph optimization level; "off" is reference semantics. ``strict`` refuses a model of which a node is
-    left to another provider. ``base_dir`` is where external data of a model given as bytes lies.
+    left to another provider. ``base_dir`` is where external data of a model given as bytes lies. Providers that
+    compile use ``cache_dir`` for their engines, ``shapes`` for the ranges of free dims, and write the model with its
+    engine to ``context_path``; ``provider_options`` win over what follows from these.
     """
 
     provider: str = "cpu"
@@ -57,6 +61,9 @@ class SessionConfig:
     base_dir: Path | None = None
     profile_prefix: Path | None = None
     optimized_path: Path | None = None
+    cache_dir: Path | None = None
+    shapes: ShapeProfile = field(default_factory=ShapeProfile)
+    context_path: Path | None = None
 
 
 class Session:
@@ -87,6 +94,7 @@ class Session:
                 raise ValidationError(str(error)) from error
             raise
         self._provider = require(self.config.provider)
+        self.settings = _settings(self._provider, model, self.config)
         started = time.perf_counter()
         self._session = self._create(model)
         self.load_ms = (time.perf_counter() - started) * 1000
@@ -167,12 +175,12 @@ class Session:
 
         preload(self._provider)
         devices = () if self._provider.execution_provider == CPU else register_plugin(self._provider)
-        options = _options(self.config, devices)
+        options = _options(self.config, devices, self.settings)
         try:
             return onnxruntime.InferenceSession(
                 model if isinstance(model, bytes) else str(model),
                 options,
-                providers=None if devices else _provider_list(self._provider, self.config),
+                providers=None if devices else _provider_list(self._provider, self.settings),
                 enable_fallback=0,
             )
         except ort_exceptions() as error:
@@ -204,7 +212,20 @@ def save_optimized(model: bytes | Path, path: Path, config: SessionConfig | None
     Session(model, replace(config or SessionConfig(), optimized_path=path))
 
 
-def _options(config: SessionConfig, devices: tuple[Any, ...]) -> Any:
+def _settings(provider: Provider, model: bytes | Path, config: SessionConfig) -> ProviderSettings:
+    """The provider's options for this model, the user's on top; a cache folder is made."""
+    if provider.execution_provider == CPU:
+        return ProviderSettings(dict(config.provider_options))
+    cache = None
+    if config.cache_dir is not None:
+        cache = model_cache(config.cache_dir, model, config.shapes)
+        cache.mkdir(parents=True, exist_ok=True)
+    setup = Setup(cache, config.shapes, config.context_path, precisions_of(model), config.threads)
+    found = provider_settings(provider.name, setup)
+    return ProviderSettings({**found.provider, **config.provider_options}, found.session)
+
+
+def _options(config: SessionConfig, devices: tuple[Any, ...], settings: ProviderSettings) -> Any:
     import onnxruntime
 
     levels = onnxruntime.GraphOptimizationLevel
@@ -218,7 +239,7 @@ def _options(config: SessionConfig, devices: tuple[Any, ...]) -> Any:
         "extended": levels.ORT_ENABLE_EXTENDED,
         "all": levels.ORT_ENABLE_ALL,
     }[config.optimize]
-    entries = {"session.record_ep_graph_assignment_info": "1", **config.session_options}
+    entries = {"session.record_ep_graph_assignment_info": "1", **settings.session, **config.session_options}
     if config.base_dir is not None:
         entries["session.model_external_initializers_file_folder_path"] = str(config.base_dir)
     for key, value in entries.items():
@@ -229,14 +250,14 @@ def _options(config: SessionConfig, devices: tuple[Any, ...]) -> Any:
     if config.optimized_path is not None:
         options.optimized_model_filepath = str(config.optimized_path)
     if devices:
-        options.add_provider_for_devices(list(devices), dict(config.provider_options))
+        options.add_provider_for_devices(list(devices), dict(settings.provider))
     return options
 
 
-def _provider_list(provider: Provider, config: SessionConfig) -> list[Any]:
+def _provider_list(provider: Provider, settings: ProviderSettings) -> list[Any]:
     if provider.execution_provider == CPU:
         return [CPU]
-    return [(provider.execution_provider, dict(config.provider_options)), CPU]
+    return [(provider.execution_provider, dict(settings.provider)), CPU]
 
 
 def _check_type(array: Array, info: TensorInfo) -> None:

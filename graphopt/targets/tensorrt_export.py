@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,10 @@ from typing import Any
 import numpy as np
 
 from graphopt.data.feeds import Dataset
-from graphopt.data.interface import Interface, TensorInfo
-from graphopt.errors import UsageError
+from graphopt.data.shape_profile import DimRange, ShapeProfile, make_profile
 from graphopt.model import Model
 from graphopt.runtime.session import Session, SessionConfig
 
-DEFAULT_BATCH = 8
 _SCRIPTS = ("build.py", "verify.py")
 _HEAD = """#!/bin/sh
 # TensorRT 10 or 11. Precision comes from the model: no --int8, no --fp16, no calibration.
@@ -28,96 +25,7 @@ cd "$(dirname "$0")" || exit 1
 _TOLERANCE = {"quantized": 0.05, "float16": 0.02, "float32": 0.005}
 
 
-@dataclass(frozen=True)
-class DimRange:
-    """Smallest, best and largest value of a free dim. TensorRT tunes for the best one."""
-
-    low: int
-    best: int
-    high: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.low <= self.best <= self.high:
-            raise UsageError(f"a dim range must rise from at least 1: {self.low},{self.best},{self.high}")
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Smallest, best and largest shape of each input that has free dims."""
-
-    low: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    best: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    high: Mapping[str, Sequence[int]] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, dict[str, list[int]]]:
-        """The content of profile.json."""
-        return {n: {"min": list(self.low[n]), "opt": list(self.best[n]), "max": list(self.high[n])} for n in self.low}
-
-    def flags(self) -> list[str]:
-        """The options of trtexec; none for a model without free dims."""
-        if not self.low:
-            return []
-        rows = (("--minShapes", self.low), ("--optShapes", self.best), ("--maxShapes", self.high))
-        return [f"{flag}={','.join(f'{n}:{_by(s)}' for n, s in shapes.items())}" for flag, shapes in rows]
-
-
-def _by(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape))
-
-
-def choose_ranges(
-    interface: Interface, given: Mapping[str, DimRange], data: Dataset | None, batch: int | None
-) -> dict[str, DimRange]:
-    """A range for each free dim: as given; for the batch from 1 to ``batch`` (8); else what the data holds.
-
-    Raises:
-        UsageError: a name is no free dim, or a dim has no range.
-    """
-    free = interface.free_dims()
-    for name in given:
-        if name not in free:
-            raise UsageError(f"--dim {name}: the model has no free dim {name!r}; it has {', '.join(free) or 'none'}")
-    size = batch or DEFAULT_BATCH
-    ranges = {name: given.get(name, DimRange(1, size, size)) for name in interface.batch_dims()}
-    ranges.update(given)
-    missing = [name for name in free if name not in ranges]
-    if missing and data is not None:
-        ranges.update(_observed(interface, data, missing))
-        missing = [name for name in free if name not in ranges]
-    if missing:
-        example = " ".join(f"--dim {name}=MIN,OPT,MAX" for name in missing)
-        raise UsageError(f"a profile needs a range for each of these dims: {', '.join(missing)}. Give {example}")
-    return ranges
-
-
-def _observed(interface: Interface, data: Dataset, names: Sequence[str]) -> dict[str, DimRange]:
-    seen: dict[str, list[int]] = {}
-    for part in data.iter_batches(1):
-        for info in interface.required:
-            for name, axes in info.free_dims().items():
-                if name in names and info.name in part.feeds:
-                    seen.setdefault(name, []).extend(int(part.feeds[info.name].shape[a]) for a in axes)
-    return {n: DimRange(min(v), int(np.median(v)), max(v)) for n, v in seen.items()}
-
-
-def make_profile(interface: Interface, ranges: Mapping[str, DimRange]) -> Profile:
-    """Shapes of the inputs that have free dims."""
-    dynamic = [info for info in interface.required if info.free_dims()]
-    low, best, high = (
-        {info.name: _shape(info, {n: getattr(r, part) for n, r in ranges.items()}) for info in dynamic}
-        for part in ("low", "best", "high")
-    )
-    return Profile(low, best, high)
-
-
-def _shape(info: TensorInfo, values: Mapping[str, int]) -> list[int]:
-    return [
-        dim if isinstance(dim, int) else values[dim or f"{info.name}.{axis}"]
-        for axis, dim in enumerate(info.shape or ())
-    ]
-
-
-def trtexec_command(profile: Profile) -> str:
+def trtexec_command(profile: ShapeProfile) -> str:
     """The command line for TensorRT 10 and 11. ``--stronglyTyped`` is needed by 10, and ignored by 11."""
     words = [
         "trtexec",

@@ -10,8 +10,9 @@ import onnx
 import pytest
 from qdq_net import Flavour, qdq_net
 
+from graphopt.data.shape_profile import DimRange, ShapeProfile
 from graphopt.targets import tensorrt_rtx
-from graphopt.targets.tensorrt_export import DimRange, Profile, trtexec_command
+from graphopt.targets.tensorrt_export import trtexec_command
 
 needs_nvidia = pytest.mark.skipif(not tensorrt_rtx.installed(), reason="the extra tensorrt is not installed")
 
@@ -227,6 +228,6 @@ def test_the_build_script_names_what_is_refused(graphopt, model, tmp_path):
 
 
 def test_a_static_model_needs_no_profile():
-    assert Profile().flags() == []
-    assert "Shapes" not in trtexec_command(Profile())
+    assert ShapeProfile().flags() == []
+    assert "Shapes" not in trtexec_command(ShapeProfile())
     assert DimRange(1, 2, 3).best == 2
