@@ -1,0 +1,60 @@
+"""The frozen result model that everything reports into.
+
+Passes, comparisons, timings and runs fill these; the terminal, JSON and HTML reports only read them. ``as_json``
+turns any of them into plain dicts and lists.
+"""
+
+from graphopt.results.check import BuiltKernel, CheckReport, EngineReport, LayerPrecision, Problem, Severity
+from graphopt.results.comparison import Accuracy, Comparison, OutputComparison, TensorAgreement, TensorProfile
+from graphopt.results.layers import Bound, LayerBound, LayerChange, WeightHistogram
+from graphopt.results.passes import GraphStats, PassResult, Remark, RemarkKind, numbered
+from graphopt.results.plain import as_json
+from graphopt.results.run import ModelFile, RunResult
+from graphopt.results.timing import (
+    Availability,
+    CpuInfo,
+    Footprint,
+    NodeAssignment,
+    NodeTime,
+    Ratio,
+    SweepPoint,
+    Timing,
+    TimingReport,
+    Verdict,
+)
+
+__all__ = [
+    "Accuracy",
+    "Availability",
+    "Bound",
+    "BuiltKernel",
+    "CheckReport",
+    "Comparison",
+    "CpuInfo",
+    "EngineReport",
+    "Footprint",
+    "GraphStats",
+    "LayerBound",
+    "LayerChange",
+    "LayerPrecision",
+    "ModelFile",
+    "NodeAssignment",
+    "NodeTime",
+    "OutputComparison",
+    "PassResult",
+    "Problem",
+    "Ratio",
+    "Remark",
+    "RemarkKind",
+    "RunResult",
+    "Severity",
+    "SweepPoint",
+    "TensorAgreement",
+    "TensorProfile",
+    "Timing",
+    "TimingReport",
+    "Verdict",
+    "WeightHistogram",
+    "as_json",
+    "numbered",
+]
