@@ -110,8 +110,11 @@ def _remark(ctx: Context, done: Quantized) -> None:
         ctx.note(
             None,
             f"decided by the latency profile {done.profile.digest} ({done.profile.device}, {done.profile.runtime}): "
-            f"expected speed-up of the layers it knows {done.plan.speedup:.2f}x",
+            f"expected speed-up {done.plan.speedup:.2f}x; the ceiling, with Q/DQ between regions free and no layer left in "
+            f"float for accuracy, is {done.plan.ceiling:.2f}x",
         )
+        ctx.count("expected speed-up", round(done.plan.speedup, 3))
+        ctx.count("speed-up ceiling", round(done.plan.ceiling, 3))
     for note in done.notes:
         ctx.note(None, note)
 

@@ -13,7 +13,7 @@ from graphopt.transforms.qdq_units import Unit
 _ROWS = (1, 16, 128, 512)
 _STEM_INPUTS = 4
 _LARGE_KERNEL = 25
-_FREE = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
+FREE_OPS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 _FUSED_IN_FLOAT = frozenset({"HardSwish", "HardSigmoid", "Sigmoid", "Tanh", "LeakyRelu", "Relu", "Clip"})
 _POOLS = frozenset({"MaxPool", "AveragePool"})
 _UNSIGNED_PENALTY = 2.0
@@ -71,7 +71,7 @@ def layer_facts(unit: Unit, probes: Mapping[str, Probe]) -> LayerFacts | None:
 def unit_cost(unit: Unit, probes: Mapping[str, Probe], profile: Profile, precision: Precision) -> float:
     """Microseconds that the unit takes at a precision, Q/DQ at its borders not counted."""
     op = unit.node.op
-    if op in _FREE:
+    if op in FREE_OPS:
         return 0.0
     facts = layer_facts(unit, probes)
     if facts is None:

@@ -16,7 +16,7 @@ from graphopt.graph import Graph
 from graphopt.ir import Tensor, is_constant
 from graphopt.targets.base import FloatRule, Target
 from graphopt.targets.profile import Profile
-from graphopt.transforms.qdq_cost import layer_facts, unit_cost
+from graphopt.transforms.qdq_cost import FREE_OPS, layer_facts, unit_cost
 from graphopt.transforms.qdq_probe import Probe
 from graphopt.transforms.qdq_units import Unit, consumers_by_tensor
 
@@ -31,7 +31,8 @@ class Plan:
     """Units on integers, units in float with the reason, and the time of both by the profile in microseconds.
 
     ``gains``: microseconds that each integer unit saves, Q/DQ around it not counted, by id of its node. ``borders_us``:
-    of ``planned_us``, what the Q/DQ between float and integer regions take.
+    of ``planned_us``, what the Q/DQ between float and integer regions take. ``least_us``: the time if those were free
+    and each unit ran at its faster precision. ``rest_us``: time of the nodes outside all units.
     """
 
     integer: tuple[Unit, ...]
@@ -40,11 +41,18 @@ class Plan:
     planned_us: float
     gains: Mapping[int, float] = field(default_factory=dict)
     borders_us: float = 0.0
+    least_us: float = 0.0
+    rest_us: float = 0.0
 
     @property
     def speedup(self) -> float:
-        """Expected float time over planned time, of the planned operators alone."""
-        return self.float_us / self.planned_us if self.planned_us else 1.0
+        """Expected float time over planned time of the whole model."""
+        return _ratio(self.float_us + self.rest_us, self.planned_us + self.rest_us)
+
+    @property
+    def ceiling(self) -> float:
+        """The speed-up that no plan passes by the profile: of free Q/DQ between regions, whatever the noise."""
+        return _ratio(self.float_us + self.rest_us, self.least_us + self.rest_us)
 
 
 @dataclass(frozen=True)
@@ -86,8 +94,26 @@ def make_plan(
     floating = tuple((u, u.why_float or why) for u in units if id(u) not in chosen)
     before = sum(c[0] for c in costs.values())
     after = sum(costs[id(u)][id(u) in chosen] for u in units) + borders
+    least = sum(min(c) for c in costs.values())
+    rest = _rest_us(graph, units, probes, profile)
     gains = {u.node.id: costs[id(u)][0] - costs[id(u)][1] for u in integer}
-    return Plan(integer, floating, before, after, gains, borders)
+    return Plan(integer, floating, before, after, gains, borders, least, rest)
+
+
+def _ratio(before: float, after: float) -> float:
+    return before / after if after > 0 else 1.0
+
+
+def _rest_us(graph: Graph, units: Sequence[Unit], probes: Mapping[str, Probe], profile: Profile | None) -> float:
+    """Time of the nodes that make float values and are in no unit."""
+    if profile is None:
+        return 0.0
+    inside = {id(n) for u in units for n in (u.node, *u.chain)}
+    return sum(
+        profile.elements_us(node.op, "float32", sum(probes[t.name].elements for t in node.outputs if t.name in probes))
+        for node in graph.nodes
+        if id(node) not in inside and any(t.name in probes for t in node.outputs) and node.op not in FREE_OPS
+    )
 
 
 def _float_rule(unit: Unit, target: Target, probes: Mapping[str, Probe]) -> str:
