@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from graphopt.analysis.statistics import Progress
     from graphopt.data.feeds import Dataset
     from graphopt.ir import Array
+    from graphopt.snapshot import Snapshot
+    from graphopt.transforms.data_free import Merge
     from graphopt.transforms.exact_constants import Folding
     from graphopt.transforms.keepset import KeepSet
     from graphopt.transforms.masking import Oracle
@@ -63,12 +65,17 @@ class PruneOptions(Options):
         "Groups that need equal numbers (grouped convolution, GroupNormalization, grouped-query heads) lose whichever "
         "units score least; false: the same places in every group.",
     )
+    shuffles: bool = option(True, "Channel shuffles become Gather nodes where more can be removed then.")
     align: Literal["auto"] | int = option("auto", "Kept widths are multiples of this; auto asks the target.")
     minimum: int = option(1, "Units of a class that always stay.", ge=1)
     max_ratio: float = option(0.95, "No class loses a larger share.", gt=0, lt=1)
     include: tuple[Pattern, ...] = option((), "Only classes whose weights one of these nodes reads.")
     exclude: tuple[Pattern, ...] = option((), "No class whose weights one of these nodes reads.")
-    recover: bool = option(True, "With data, reconstruct the layers that the removal reaches (pass reconstruct).")
+    recover: bool = option(
+        True,
+        "With data, reconstruct the layers that the removal reaches (pass reconstruct); without, merge removed units "
+        "into kept ones by their weights.",
+    )
     verify: bool = option(True, "Check masked equivalence and that the check has power.")
     manifest: str | None = option(None, "Write the keep-set to this JSON file.")
     replay: str | None = option(None, "Apply the keep-set of this JSON file instead of choosing.")
@@ -115,21 +122,23 @@ class Prune(Pass[PruneOptions]):
         raise ValidationError(f"prune: {len(frozen)} tensors have extents that cannot be followed; exclude their nodes")
 
     def _prune(self, model: Model, ctx: Context, frozen: dict[str, str]) -> None:
-        from graphopt.analysis.labels import analyse
+        from graphopt.snapshot import restore
         from graphopt.transforms import masking, slicing
         from graphopt.transforms.selection import macs, parameters
         from graphopt.transforms.selection_units import find_units
 
-        tensors = model.graph.tensors() if frozen else {}
-        coupling = analyse(model.graph, rules=ctx.rules(), frozen={tensors[n]: why for n, why in frozen.items()})
+        coupling, shuffled = self._analyse(model, ctx, frozen)
         units = find_units(coupling)
         keep, folding = self._choose(model, units, ctx)
         if keep.empty():
+            if shuffled is not None:
+                restore(model.graph, shuffled)
             _explain(units, keep, ctx)
             ctx.skipped(None, "nothing to remove")
             return
         feeds = self._feeds(coupling, ctx) if self.options.verify else {}
         oracle = masking.build(model, coupling, keep) if self.options.verify else None
+        merges = self._merges(units, keep, ctx)
         report = slicing.apply(keep)
         _explain(units, keep, ctx)
         for name in dict.fromkeys(report.pinned):
@@ -139,6 +148,7 @@ class Prune(Pass[PruneOptions]):
         if folding is not None:
             ctx.count("constants folded into biases", folding.apply(model.graph, keep))
         _record_origins(coupling, keep, ctx)
+        self._apply_merges(model, merges, keep, ctx)
         self._recover(model, ctx)
         ctx.count("units removed", int(keep.removed[coupling.solution.leaf].sum()))
         ctx.count("macs kept", macs(units, keep) / max(macs(units, None), 1.0))
@@ -149,12 +159,53 @@ class Prune(Pass[PruneOptions]):
             text = json.dumps(write_manifest(keep, constants=folding is not None), indent=1)
             Path(self.options.manifest).write_text(text + "\n")
 
+    def _analyse(self, model: Model, ctx: Context, frozen: dict[str, str]) -> tuple[Coupling, Snapshot | None]:
+        """The coupling; where it allows more, channel shuffles are rewritten first: then also the graph as it was."""
+        from graphopt.analysis.labels import analyse
+        from graphopt.transforms.equivalence import identical
+        from graphopt.transforms.shuffles import opened
+
+        def again() -> Coupling:
+            tensors = model.graph.tensors() if frozen else {}
+            stuck = {tensors[n]: why for n, why in frozen.items() if n in tensors}
+            return analyse(model.graph, rules=ctx.rules(), frozen=stuck)
+
+        first = again()
+        if not self.options.shuffles:
+            return first, None
+        original = model.clone()
+        coupling, before = opened(model.graph, first, again)
+        if before is not None:
+            ctx.note(None, "channel shuffles became Gather nodes, so that any channels may go")
+            if self.options.verify and not identical(original, model, self._feeds(coupling, ctx)):
+                raise ValidationError("prune: rewriting the channel shuffles changed the outputs; please report it")
+        return coupling, before
+
     def _recover(self, model: Model, ctx: Context) -> None:
         from graphopt.pipeline.recovery import recover
 
         data = ctx.settings.data
         if self.options.recover and self.options.mode != "exact" and data is not None:
             recover(model, data, ctx)
+
+    def _merges(self, units: Units, keep: KeepSet, ctx: Context) -> list[Merge]:
+        """Without data: what the readers of the removed units should hold instead."""
+        from graphopt.transforms.data_free import plan_merges
+
+        if not self.options.recover or self.options.mode == "exact" or ctx.settings.data is not None:
+            return []
+        return plan_merges(units, keep)
+
+    def _apply_merges(self, model: Model, merges: list[Merge], keep: KeepSet, ctx: Context) -> None:
+        from graphopt.transforms.data_free import apply_merges
+
+        if not merges:
+            return
+        apply_merges(model.graph, merges, keep)
+        ctx.count("layers recovered without data", len(merges))
+        for merge in merges:
+            ctx.did(merge.layer.node, "data-free: takes over the weights of removed units that kept ones stand in for")
+        ctx.note(None, "data-free: removed units merged into kept ones by their weights; nothing proves that it helps")
 
     # -- choosing --------------------------------------------------------------------------------------------------
 

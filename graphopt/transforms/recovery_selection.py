@@ -1,7 +1,7 @@
 """Selection that knows about recovery: units by the error that remains after compensation, widths by a budget.
 
 Every family of units gets an order and an error curve by block elimination on the Gram matrices of the layers that
-read it (see ``elimination``). How much a family's own error matters at the model's outputs is measured once for each
+read it (see ``elimination``). What a family's own error does to the model's outputs is measured at a few widths of each
 family, with everything else intact. The budget is then spent over families by these curves (see ``allocation``).
 """
 
@@ -38,12 +38,12 @@ _PROBE_SAMPLES = (8, 128)
 class RecoveryOptions:
     """How to select.
 
-    ``most_features``: layers with more are not looked at. ``probe``: measure what each family matters at the outputs,
-    at this share of its width (0: take all alike).
+    ``most_features``: layers with more are not looked at. ``probes``: shares of each family's units at whose removal
+    the error at the outputs is measured (none: take all families alike).
     """
 
     most_features: int = 4608
-    probe: float = 0.5
+    probes: tuple[float, ...] = (0.125, 0.25, 0.5, 0.75)
     batch: int | None = None
     threads: int = 1
     max_memory: int = 1 << 30
@@ -51,12 +51,12 @@ class RecoveryOptions:
 
 @dataclass(frozen=True)
 class Curve:
-    """A family with its order of removal; ``errors[j]`` is its weighted error after ``j`` units are removed."""
+    """A family with its order of removal; ``errors[j]`` is the error with ``j`` gone, at the outputs if measured."""
 
     family: Family
     readers: tuple[tuple[Reading, Consumer, Array], ...]
     elimination: Elimination
-    weight: float = 1.0
+    errors: Array
 
 
 def by_recovery(
@@ -81,8 +81,8 @@ def by_recovery(
     families = active_families(units, replace(policy, ratio=min(1.0 - keep, policy.max_ratio)))
     curves = error_curves(model, units, families, dataset, options, progress)
     terms = cost_terms(units, [c.family for c in curves], kind)
-    if options.probe > 0:
-        curves = _weighted(model, units, curves, dataset, options)
+    if options.probes:
+        curves = _measured(model, units, curves, dataset, options)
     classes = [_unit_class(c, policy) for c in curves]
     widths = allocate(classes, terms, keep * sum(t.amount for t in terms))
     leaves = np.zeros(len(units.family_of), bool)
@@ -119,7 +119,7 @@ def error_curves(
         if readers:
             chunk = max(1, len(family) // 64) if max(len(c.gram) for _, c, _ in readers) > 1024 else 1
             found = eliminate([c for _, c, _ in readers], chunk=chunk, units=len(family))
-            curves.append(Curve(family, tuple(readers), found))
+            curves.append(Curve(family, tuple(readers), found, found.errors))
     return curves
 
 
@@ -138,10 +138,14 @@ def _consumer(reading: Reading, accumulator: GramAccumulator) -> tuple[Reading, 
     return reading, Consumer(gram, weights, reading.blocks, scale, reading.units), mean
 
 
-def _weighted(
+def _measured(
     model: Model, units: Units, curves: Sequence[Curve], dataset: Dataset, options: RecoveryOptions
 ) -> list[Curve]:
-    """The curves, weighted by what their error does to the outputs when only that family shrinks."""
+    """The curves in terms of the error at the outputs when only that family shrinks, and compensates.
+
+    Between the widths that are measured the family's own error is scaled by factors that change evenly (on a
+    logarithmic scale); a curve never falls.
+    """
     macs = sum(c.macs() for c in units.coupling.record.costs) or 1.0
     least, most = _PROBE_SAMPLES
     held = held_back(dataset)
@@ -149,11 +153,14 @@ def _weighted(
     judge = OutputJudge(model, held.select(list(range(count))), options.batch, options.threads)
     result = []
     for curve in curves:
-        removed = max(1, round(len(curve.family) * options.probe))
-        own = float(curve.elimination.errors[removed])
-        seen = judge.error(_probe(model, curve, curve.elimination.order[:removed]))
-        weight = seen / own if own > 0 and np.isfinite(seen) else 1.0
-        result.append(replace(curve, weight=max(weight, 1e-12)))
+        own, width = curve.elimination.errors, len(curve.family)
+        places = sorted({max(1, round(width * share)) for share in options.probes})
+        factors = []
+        for removed in places:
+            seen = judge.error(_probe(model, curve, curve.elimination.order[:removed]))
+            factors.append(seen / own[removed] if own[removed] > 0 and np.isfinite(seen) else 1.0)
+        factor = np.exp(np.interp(np.arange(width + 1), places, np.log(np.maximum(factors, 1e-12))))
+        result.append(replace(curve, errors=np.maximum.accumulate(own * factor)))
     return result
 
 
@@ -180,7 +187,7 @@ def _first_output(node: Node) -> str:
 def _unit_class(curve: Curve, policy: Policy) -> UnitClass:
     width = len(curve.family)
     widths = allowed_widths(width, policy)
-    return UnitClass(width, widths, curve.weight * curve.elimination.errors[width - widths])
+    return UnitClass(width, widths, curve.errors[width - widths])
 
 
 def allowed_widths(width: int, policy: Policy) -> Array:
