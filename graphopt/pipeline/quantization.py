@@ -110,7 +110,7 @@ def _remark(ctx: Context, done: Quantized) -> None:
         ctx.note(
             None,
             f"decided by the latency profile {done.profile.digest} ({done.profile.device}, {done.profile.runtime}): "
-            f"expected speed-up {done.plan.speedup:.2f}x; the ceiling, with Q/DQ between regions free and no layer left in "
+            f"expected speed-up {done.plan.speedup:.2f}x; the ceiling, with Q/DQ between regions free and no layer in "
             f"float for accuracy, is {done.plan.ceiling:.2f}x",
         )
         ctx.count("expected speed-up", round(done.plan.speedup, 3))
