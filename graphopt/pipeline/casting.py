@@ -13,7 +13,18 @@ from graphopt.model import Model
 from graphopt.pipeline.context import Context
 from graphopt.pipeline.values import Pattern
 from graphopt.targets.base import Target
-from graphopt.transforms.casting import SQUARES, Caster, Narrow, Ports, emulate, largest, lossy_constant, ports
+from graphopt.transforms.casting import (
+    SINGULAR,
+    SQUARES,
+    Caster,
+    Narrow,
+    Ports,
+    emulate,
+    largest,
+    lossy_constant,
+    ports,
+    smallest,
+)
 from graphopt.transforms.output_noise import measured_sqnr
 from graphopt.transforms.qdq_probe import Probe, element_types, probe
 
@@ -109,6 +120,8 @@ class _Choice:
             return f"{tensor.name!r} reaches {top:.3g}, and {self.config.narrow} ends at {limit:.3g}"
         if node.op in SQUARES and top * top > limit:
             return f"it squares {tensor.name!r}, which reaches {top:.3g}"
+        if 0 < known.low < smallest(self.config.narrow) and _divides(tensor):
+            return f"{tensor.name!r} goes down to {known.low:.3g}, and small values matter there"
         return ""
 
     def _lonely(self, node: Node, chosen: Mapping[int, Ports]) -> bool:
@@ -119,6 +132,14 @@ class _Choice:
         makers = [m for i in found.inputs for m in node.inputs[i].inputs]
         readers = [r for i in found.outputs for r in node.outputs[i].outputs]
         return not any(id(n) in chosen for n in (*makers, *readers))
+
+
+def _divides(tensor: Tensor) -> bool:
+    """Whether a reader of the tensor divides by it, or the like."""
+    return any(
+        (place := SINGULAR.get(reader.op)) is not None and place < len(reader.inputs) and reader.inputs[place] is tensor
+        for reader in tensor.outputs
+    )
 
 
 def _validate(

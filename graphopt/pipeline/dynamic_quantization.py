@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from graphopt.analysis.shapes import Facts, interpret, interpret_best
@@ -115,17 +115,20 @@ class _Choice:
         kept = set(chosen)
         if data is None or least <= 0 or not kept:
             return kept
-        noise: dict[int, float] = {}
-        while kept and self._sqnr(kept, data) < least:
-            if not noise:
-                noise = {place: self._sqnr({place}, data) for place in kept}
-            worst = min(kept, key=lambda place: noise[place])
-            kept.discard(worst)
-            self.ctx.skipped(
-                self.layers[worst].node,
-                f"{self.layers[worst].node.op} left in float: alone it leaves {noise[worst]:.1f} dB at the outputs, "
-                f"and all together less than {least:g} dB",
-            )
+        measured = self._sqnr(kept, data)
+        if measured >= least:
+            return kept
+        alone = {place: self._sqnr({place}, data) for place in kept}
+        while kept and measured < least:
+            for place in _noisiest(kept, alone, least):
+                kept.discard(place)
+                node, left = self.layers[place].node, f"{alone[place]:.1f} dB"
+                self.ctx.skipped(
+                    node,
+                    f"{node.op} left in float: alone it leaves {left} at the outputs, and all together less than "
+                    f"{least:g} dB",
+                )
+            measured = self._sqnr(kept, data) if kept else least
         return kept
 
     def _sqnr(self, kept: Collection[int], data: Dataset) -> float:
@@ -139,6 +142,14 @@ class _Choice:
             layers.append(DynamicLayer(owners[id(node)], node, layer.rows))
         _apply(clone, layers, kept, self.config, self.reduced)
         return measured_sqnr(self.model, clone, data)
+
+
+def _noisiest(kept: Collection[int], alone: Mapping[int, float], least: float) -> list[int]:
+    """The layers to drop so that the noise of the others, which about adds up, allows ``least`` dB; one at least."""
+    order = sorted(kept, key=lambda place: alone[place])
+    noise = [10 ** (-alone[place] / 10) for place in order]
+    allowed = 10 ** (-least / 10)
+    return order[: next(count for count in range(1, len(order) + 1) if sum(noise[count:]) <= allowed)]
 
 
 def _by_profile(layer: DynamicLayer, profile: Profile, readers: int) -> str:

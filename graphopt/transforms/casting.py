@@ -35,12 +35,20 @@ SQUARES = frozenset(
         "LpNormalization", "ReduceL2", "ReduceSumSquare",
     }
 )  # fmt: skip
+SINGULAR: Mapping[str, int] = {"Div": 1, "Reciprocal": 0, "Log": 0, "Sqrt": 0, "Pow": 0}
+"""Position of the operand whose small values matter: near 0 the result changes without bound."""
+
 _CAST_ERROR = 2.0**-7
 
 
 def largest(narrow: Narrow) -> float:
     """The largest finite value of the type."""
     return float(ml_dtypes.finfo(NARROW[narrow]).max)  # type: ignore[no-untyped-call]
+
+
+def smallest(narrow: Narrow) -> float:
+    """The smallest positive value of full precision of the type."""
+    return float(ml_dtypes.finfo(NARROW[narrow]).smallest_normal)  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,8 @@ def ports(node: Node, types: Mapping[str, int], opset: int, narrow: Narrow) -> P
         return "it is part of the quantization"
     if any(t.inputs and t.inputs[0].is_op("DequantizeLinear") for t in node.inputs):
         return "it reads dequantized values, and runs on integers"
+    if _crashes(node):
+        return "ONNX Runtime crashes while it fuses a half-precision Transpose of the first axis into a MatMul"
     table = _table(node.op, opset, f"tensor({narrow})")
     if table is None:
         return f"{node.op} is not known in opset {opset}"
@@ -76,6 +86,13 @@ def ports(node: Node, types: Mapping[str, int], opset: int, narrow: Narrow) -> P
         return f"{node.op} does not take {narrow}"
     kept = tuple(i for i in inputs if table.input(i) in table.narrow)
     return Ports(kept, tuple(outputs)) if kept else f"{node.op} does not take {narrow}"
+
+
+def _crashes(node: Node) -> bool:
+    """A segmentation fault of ONNX Runtime 1.32 (CPU, all optimizations), whatever the MatMul's own type is."""
+    perm = node.attrs.get("perm") if node.op == "Transpose" else None
+    readers = node.outputs[0].outputs
+    return bool(perm) and perm[0] != 0 and any(r.op in ("MatMul", "Identity", "Cast") for r in readers)
 
 
 def _is_float(tensor: Tensor, types: Mapping[str, int]) -> bool:

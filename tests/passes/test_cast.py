@@ -278,3 +278,19 @@ def test_own_models(name):
     result, _, done = cast(proto, data=[{"x": images[i : i + 1]} for i in range(8)])
     assert done.passes[0].statistics["nodes in float16"] > 5
     assert sqnr(run(proto, {"x": images[:8]})[0], run(result, {"x": images[:8]})[0]) > 50
+
+
+def test_a_transpose_that_the_runtime_would_crash_on_stays():
+    """ONNX Runtime 1.32 has a segmentation fault while it fuses it into the MatMul."""
+    nodes = [
+        helper.make_node("Mul", ["x", "k"], ["m"], "mul"),
+        helper.make_node("Transpose", ["m"], ["t"], "swap", perm=[1, 0, 2]),
+        helper.make_node("MatMul", ["t", "w"], ["y"], "product"),
+    ]
+    known = {"k": np.full(4, 2, np.float32), "w": rng().standard_normal((4, 5)).astype(np.float32)}
+    proto = build(nodes, known, (2, 3, 4))
+    result, skipped, _ = cast(proto)
+    assert "crashes" in skipped["swap"]
+    assert set(skipped) == {"swap"}
+    feeds = {"x": np.ones((2, 3, 4), np.float32)}
+    assert sqnr(run(proto, feeds)[0], run(result, feeds)[0]) > 50
