@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types clean wheel wheel-demo
+.PHONY: demo test test-tensorrt test-openvino lint types clean wheel wheel-demo
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -24,6 +24,13 @@ types: $(STAMP)
 
 test: $(STAMP) lint types
 	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
+
+# NVIDIA's parser and builder (96 MB) and the OpenVINO runtime (59 MB): skipped, with a word, where they do not install.
+test-tensorrt: $(STAMP)
+	$(BIN)/python tests/packaging/extras.py tensorrt
+
+test-openvino: $(STAMP)
+	$(BIN)/python tests/packaging/extras.py openvino
 
 wheel: $(STAMP)
 	$(BIN)/python -m build --outdir dist
