@@ -30,6 +30,7 @@ from graphopt.transforms.equivalence import check
 from graphopt.transforms.inspection import prunable
 from graphopt.transforms.selection import Policy, by_ratio, macs, parameters
 from graphopt.transforms.selection_units import find_units
+from graphopt.transforms.shuffles import opened
 
 ROOT = Path(__file__).resolve().parent.parent
 ZOO = Path(os.environ.get("GRAPHOPT_ZOO", ROOT.parent / "shared" / "zoo"))
@@ -80,7 +81,7 @@ def measure(fill: ModuleType, path: Path, ratio: float, align: int, checks: bool
     for constant in model.graph.initializers:
         _ = constant.values
     start = time.process_time()
-    coupling = analyse(model.graph)
+    coupling, _ = opened(model.graph, analyse(model.graph), lambda: analyse(model.graph))
     units = find_units(coupling)
     keep = by_ratio(units, score(units, CRITERIA["l1"]), Policy(ratio, align=align))
     row.seconds = time.process_time() - start

@@ -12,6 +12,7 @@ import numpy as np
 from graphopt.analysis.labels import Coupling
 from graphopt.analysis.labels.site import Axes
 from graphopt.analysis.opnames import ops
+from graphopt.errors import UnsupportedError
 from graphopt.ir import Array, Tensor, Variable, is_constant
 from graphopt.model import Model
 from graphopt.runtime.materialize import session_source
@@ -189,6 +190,15 @@ def run_once(model: Model, names: Sequence[str], feeds: Mapping[str, Array]) -> 
     """
     found = _session(model, names, "the model").run(list(names), dict(feeds)) if names else []
     return dict(zip(names, found, strict=True))
+
+
+def identical(first: Model, second: Model, feeds: Mapping[str, Array]) -> bool:
+    """Whether both give the same outputs, bit for bit, runtime optimizations off; True when nothing can run them."""
+    try:
+        outputs = [_session(m, [], "the model").run(None, dict(feeds)) for m in (first, second)]
+    except UnsupportedError:
+        return True
+    return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(*outputs, strict=True))
 
 
 def _noise(
