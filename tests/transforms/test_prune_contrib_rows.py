@@ -158,6 +158,29 @@ CASES: dict[str, tuple[str, int, int]] = {
         17,
         3,
     ),
+    "matmul_nbits": (
+        """(float[3,5] x, float[5,64] w0, uint8[96,4,8] w1, float[384] b1, float[96] b2, uint8[6,6,8] w2, float[36] b3)
+        => (float y) { a = MatMul(x, w0)
+        m = com.microsoft.MatMulNBits<K=64, N=96, bits=4, block_size=16>(a, w1, b1, , , b2) r = Relu(m)
+        y = com.microsoft.MatMulNBits<K=96, N=6, bits=4, block_size=16>(r, w2, b3) }""",
+        17,
+        2,
+    ),
+    "matmul_nbits_zero_points": (
+        """(float[3,5] x, float[5,32] w0, uint8[12,2,8] w1, float[12,2] b1, uint8[12,1] w3, float[12,4] w2)
+        => (float y) { a = MatMul(x, w0)
+        m = com.microsoft.MatMulNBits<K=32, N=12, bits=4, block_size=16>(a, w1, b1, w3) r = Relu(m)
+        y = MatMul(r, w2) }""",
+        17,
+        1,
+    ),
+    "blocked_dequantize": (
+        """(float[3,5] x, float[5,32] w0, int8[32,12] w1, float[8,12] b1, int8[12,4] w2, float[3,4] b2) => (float y) {
+        a = MatMul(x, w0) d = DequantizeLinear<axis=0, block_size=4>(w1, b1) m = MatMul(a, d) r = Relu(m)
+        e = DequantizeLinear<axis=0, block_size=4>(w2, b2) y = MatMul(r, e) }""",
+        21,
+        2,
+    ),
     "expand_dims": (
         """(float[3,5] x, float[5,8] w1, float[8,4] w2) => (float y) <int32 i = {1}> {
         a = MatMul(x, w1) c = com.microsoft.ExpandDims(a, i) y = MatMul(c, w2) }""",

@@ -114,12 +114,38 @@ def _letters(term: str, rank: int) -> list[str]:
 
 
 def matmul_nbits(site: Site) -> None:
-    """com.microsoft MatMulNBits: packed blocks stay."""
-    site.freeze(site.axes(0)[-1], "(packed blocks)")
-    for index in range(1, site.inputs):
-        site.freeze_input(index, "(packed blocks)")
-    site.emit([*site.axes(0)[:-1], site.stuck(site.out()[-1])])
-    site.cost(float(prod(site.out()) * site.shape(0)[-1]), ())
+    """com.microsoft MatMulNBits: A[..., K], B[N, blocks, bytes], scales[N * blocks], zero points, group index, bias[N].
+
+    Columns are free; inputs go in whole blocks. Zero points of several blocks share bytes, so with them inputs stay.
+    """
+    x, w = site.axes(0), site.axes(1)
+    size, blocks = int(site.attr("block_size")), len(w[1])
+    inner: Axis = site.stuck(len(x[-1]), "(packed blocks)")
+    block = w[1]
+    if len(x[-1]) == blocks * size and not site.has(3) and not site.has(4):
+        inner = site.merge([block, site.stuck(size, "(block)")]) if blocks > 1 else inner
+    else:
+        site.freeze(block, "(packed blocks)")
+    site.equal(x[-1], inner)
+    site.mask(0, len(x) - 1)
+    site.freeze(w[2], "(packed blocks)")
+    for index in (2, 3):
+        if site.has(index):
+            table = site.axes(index)
+            rest = [site.stuck(len(a), "(packed blocks)") for a in table[1:]]
+            if index == 2 and len(table) > 1:
+                rest = [block]
+            per_row = len(table[0]) // len(w[0])
+            rows = site.merge([w[0], block if index == 2 else site.stuck(per_row)]) if len(table) == 1 else w[0]
+            for mine, other in zip(table, [rows, *rest], strict=True):
+                site.equal(mine, other)
+    site.freeze_input(4, "(packed blocks)")
+    if site.has(5):
+        site.equal(site.axes(5)[0], w[0])
+    site.fix_attr("N", lambda kept: kept.count(w[0]) if kept.changed(w[0]) else None)
+    site.fix_attr("K", lambda kept: kept.count(x[-1]) if kept.changed(x[-1]) else None)
+    site.emit([*x[:-1], w[0]])
+    site.cost(float(prod(site.shape(0)[:-1])), (x[-1], w[0]))
 
 
 ROWS: Mapping[str, Rule] = {
