@@ -14,6 +14,7 @@ from graphopt.pipeline.options import Options, Tunable, option
 from graphopt.pipeline.values import Pattern, Size
 from graphopt.targets.registry import get_target
 from graphopt.transforms.qdq import QuantConfig, Quantized, quantize_model
+from graphopt.transforms.qdq_opset import QDQ_OPSET
 
 
 class QuantizeOptions(Options):
@@ -87,7 +88,9 @@ def _matcher(patterns: tuple[Pattern, ...]) -> Callable[[Node], bool]:
 
 def _remark(ctx: Context, done: Quantized) -> None:
     if done.raised_from is not None:
-        ctx.note(None, f"opset raised from {done.raised_from} to 13, which per-channel Q/DQ need")
+        now = done.model.opsets[""]
+        why = "per-channel Q/DQ need" if now == QDQ_OPSET else "Q/DQ of these types need"
+        ctx.note(None, f"opset raised from {done.raised_from} to {now}, which {why}")
     kernels = {} if done.report is None else {id(k.unit): k for k in done.report.kernels}
     for unit in done.plan.integer:
         if unit.rule.kind == "mover":

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
+import ml_dtypes
 import numpy as np
 
 from graphopt.errors import UsageError
@@ -25,17 +26,28 @@ AttrValue: TypeAlias = int | float | str
 
 @dataclass(frozen=True)
 class IntType:
-    """An integer type. Four-bit values are kept in bytes, since no 8-bit kernel reads packed ones."""
+    """A type that values are stored in: integers, or ``floating`` ones of few bits.
+
+    Four-bit values are kept in bytes, since no 8-bit kernel reads packed ones. ``opset``: first ``ai.onnx`` version
+    whose Q/DQ take the type.
+    """
 
     name: str
     low: int
     high: int
     container: str = ""
+    floating: bool = False
+    opset: int = 13
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
         """The numpy type that it is stored in: its own, or ``container``."""
-        return np.dtype(self.container or self.name)
+        return np.dtype(ml_dtypes.float8_e4m3fn) if self.floating else np.dtype(self.container or self.name)
+
+    def store(self, values: Any, low: int | None = None, high: int | None = None) -> Any:
+        """Values in steps, rounded half to even and saturated at ``low`` and ``high`` (None: of the type), as stored."""
+        least, most = self.low if low is None else low, self.high if high is None else high
+        return np.clip(values if self.floating else np.rint(values), least, most).astype(self.dtype)
 
     @property
     def levels(self) -> int:
@@ -49,8 +61,9 @@ INT_TYPES: Mapping[str, IntType] = MappingProxyType(
         for t in (
             IntType("uint8", 0, 255),
             IntType("int8", -128, 127),
-            IntType("uint16", 0, 65535),
-            IntType("int16", -32768, 32767),
+            IntType("uint16", 0, 65535, opset=21),
+            IntType("int16", -32768, 32767, opset=21),
+            IntType("float8e4m3fn", -448, 448, floating=True, opset=19),
             IntType("int32", -(2**31), 2**31 - 1),
             IntType("uint4", 0, 15, "uint8"),
             IntType("int4", -8, 7, "int8"),
@@ -206,13 +219,17 @@ def parse_types(text: str) -> tuple[str, str]:
     """
     import re
 
+    if text == "f8f8":
+        return "float8e4m3fn", "float8e4m3fn"
     match = re.fullmatch(r"([us])(8|16)([us])(4|8)", text)
     if match is None:
-        raise UsageError(f"types={text!r} is not of the form u8s8: activation then weight, u or s and the bits")
+        raise UsageError(f"types={text!r} is not of the form u8s8: activation then weight, u or s and the bits; or f8f8")
     a, bits, w, weight_bits = match.groups()
     return f"{_LETTERS[a]}{bits}", f"{_LETTERS[w]}{weight_bits}"
 
 
 def format_types(types: tuple[str, str]) -> str:
-    """("uint8", "int8") -> ``u8s8``."""
+    """("uint8", "int8") -> ``u8s8``; float8 is ``f8``."""
+    if types[0].startswith("float8"):
+        return "f8f8"
     return "".join(("u" if t.startswith("u") else "s") + t.lstrip("uint") for t in types)

@@ -62,7 +62,15 @@ ORT_CPU = Target(
     provider="CPUExecutionProvider",
     profile="ort-cpu.json",
     reduced_without="vnni",
-    types=(("uint8", "int8"), ("int8", "int8"), ("uint8", "uint8"), ("uint8", "int4"), ("int8", "int4")),
+    types=(
+        ("uint8", "int8"),
+        ("int8", "int8"),
+        ("uint8", "uint8"),
+        ("uint8", "int4"),
+        ("int8", "int4"),
+        ("uint16", "int8"),
+        ("int16", "int8"),
+    ),
     dynamic=("MatMul", "Gemm", "LSTM"),
     weight_only="matmulnbits",
     no_half=_NO_HALF,
@@ -124,7 +132,7 @@ TENSORRT = Target(
         "com.microsoft",
     ),
     provider="TensorrtExecutionProvider",
-    types=(("int8", "int8"),),
+    types=(("int8", "int8"), ("float8e4m3fn", "float8e4m3fn")),
     no_half=_NO_HALF,
 )
 

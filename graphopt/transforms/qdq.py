@@ -38,12 +38,19 @@ def quantize_model(model: Model, data: Dataset, target: Target, config: QuantCon
     profile = config.profile or (load_profile(target.profile) if target.profile else None)
     reduced = config.reduced if config.reduced is not None else bool(profile and not profile.vnni)
     settings = Settings(activation, weight, reduced and bool(target.reduced_without), weight.int_type.high < 64)
+    wide = activation.int_type.levels > 255 and not activation.int_type.floating
+    if wide:
+        profile, config = None, replace(config, check=False)
     before = model.opsets[""]
     work = model.clone()
     _name_nodes_apart(work)
     probes = probe(work, data)
     raised = raise_opset(work, {n: len(p.shape) for n, p in probes.items()})
     _refuse_half(work, probes)
+    needed = max(t.int_type.opset for t in (activation, weight))
+    if work.opsets[""] < needed:
+        work.convert_opset(needed)
+        raised = True
     trained = lift(work, activation) if is_incomplete(work, target) else None
     if trained is not None:
         settings = replace(settings, trained=trained.params, scales=trained.scales)
@@ -60,6 +67,8 @@ def quantize_model(model: Model, data: Dataset, target: Target, config: QuantCon
             *done.notes,
         )
     model.graph, model.functions, model.ir_version = done.model.graph, done.model.functions, done.model.ir_version
+    if wide:
+        done.notes = (f"{target.name} computes {activation.type} in float; other runtimes have kernels", *done.notes)
     done.profile = profile
     done.raised_from = before if raised else None
     return done

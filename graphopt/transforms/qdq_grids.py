@@ -74,6 +74,7 @@ def choose_grids(
     ``ends`` holds the ids of graph outputs, which are used as they are; ``clipping``: see ``find_range``. ``trained``:
     grids that are kept, by tensor name; the widest where tensors share one.
     """
+    method = "minmax" if grid.int_type.floating else method
     groups = _groups(plan, tensors, histograms)
     limits = {u.output.name: u.rule.range for u in plan.integer if u.rule.range is not None}
     nodes = {q.tensor.name: q.tensor for q in tensors}

@@ -132,9 +132,8 @@ class Inserter:
                 params = constant_params(tensor, self.settings.activation)
                 value = constant_value(tensor)
                 assert value is not None
-                stored = np.clip(
-                    np.rint(value / np.float64(params.scale)) + params.zero_point, params.type.low, params.type.high
-                ).astype(params.type.dtype)
+                steps = value / np.float64(params.scale)
+                stored = params.type.store(steps if params.type.floating else np.rint(steps) + params.zero_point)
                 scale, zero = self._scale_and_zero(tensor.name, params)
                 data = self.graph.new_constant(f"{tensor.name}_quantized", stored)
                 node = self.graph.add_node(

@@ -42,6 +42,8 @@ def round_layers(
     model: Model, data: Dataset, done: Quantized, batch: int | None, max_memory: int
 ) -> dict[int, Rounded]:
     """Learned rounding for every layer of the plan whose input rows are known and not too wide, by node id."""
+    if done.settings.weight.int_type.floating:
+        return {}
     units = {u.node.id: u for u in done.plan.integer if u.rule.kind == "compute"}
     requests: dict[int, tuple[Unit, Request]] = {}
     for unit in find_units(model.graph, done.target, done.probes):

@@ -87,7 +87,7 @@ def quantize_weight(
     """Round to nearest (ties to even, as QuantizeLinear)."""
     low, high, zero = limits(kind, reduced)
     real = spread(scale.astype(np.float64), axis, weight.ndim)
-    stored = np.clip(np.rint(weight / real) + zero, low, high).astype(kind.dtype)
+    stored = kind.store(np.rint(weight / real) + zero if zero else weight / real, low, high)
     return QuantizedWeight(stored, scale, axis, zero, kind)
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
 
@@ -83,3 +84,43 @@ def test_without_data_it_says_so():
 def test_it_is_deterministic():
     first, second = (quantized(raw_export()).model.serialize() for _ in range(2))
     assert first == second
+
+
+def types_of(model):
+    return {str(c.dtype) for c in model.graph.initializers}
+
+
+@pytest.mark.parametrize(("types", "kind"), [("u16s8", "uint16"), ("s16s8", "int16")])
+def test_16_bit_activations(types, kind):
+    plain = raw_export().serialize()
+    run = quantized(raw_export(), f"quantize:types={types}")
+    assert kind in types_of(run.model)
+    assert run.model.opsets[""] == 21
+    messages = {r.message for r in run.passes[0].remarks}
+    assert "opset raised from 17 to 21, which Q/DQ of these types need" in messages
+    assert any("in float" in m and kind in m for m in messages)
+    assert noise_db(plain, run.model.serialize()) > noise_db(plain, quantized(raw_export()).model.serialize())
+
+
+def test_float8_for_tensorrt():
+    plain = raw_export().serialize()
+    run = quantized(raw_export(), "quantize:types=f8f8", target="tensorrt")
+    assert "float8_e4m3fn" in types_of(run.model)
+    assert run.model.opsets[""] >= 19
+    assert noise_db(plain, run.model.serialize()) > 20
+
+
+def test_float8_on_a_target_without_it():
+    with pytest.raises(UsageError, match="does not take types=f8f8"):
+        quantized(raw_export(), "quantize:types=f8f8")
+
+
+def noise_db(plain, other):
+    feeds = {"x": np.random.default_rng(5).standard_normal((1, 32, 28, 28)).astype(np.float32)}
+    values = []
+    for model in (plain, other):
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        values.append(session.run(None, feeds)[0].astype(np.float64))
+    return 10 * np.log10(np.square(values[0]).sum() / np.square(values[0] - values[1]).sum())
