@@ -8,6 +8,7 @@ from graphopt.graph import Graph
 from graphopt.ir import Variable, constant_value
 
 _LARGE_PRIMES = (239, 251, 257, 263, 269, 271, 277, 281, 283, 293)
+_CLIPS = 48
 _MULTIPLES = (224, 256, 288, 320, 352, 384, 416, 448, 480, 512)
 
 
@@ -16,21 +17,19 @@ def dim_choices(graph: Graph, small: tuple[int, ...], other: bool) -> Iterator[d
 
     First nothing is asked; then larger primes, and multiples of 32, for all axes but the first of each input (images
     that are halved five times, windows that must divide the extent). Then the same with one number for an axis of all
-    inputs (exporters name every dim on its own), and with first axes of 1 (a symbolic batch in a graph that only works
-    for one sample). ``other`` takes a second set of larger numbers.
+    inputs (exporters name every dim on its own), with first axes of 1 (a symbolic batch in a graph that only works for
+    one sample), and of 48 (frames that are cut into clips). ``other`` takes a second set of larger numbers.
     """
     fixed = _channel_dims(graph)
-    leading = (name for name, axis in _symbols(graph) if axis == 0)
-    ways: list[dict[str, int]] = [{}, dict.fromkeys(leading, 1)]
+    leading = [name for name, axis in _symbols(graph) if axis == 0]
+    ways: list[dict[str, int]] = [{}, *(dict.fromkeys(leading, n) for n in (1, 2 * _CLIPS if other else _CLIPS))]
     aligned = _aligned_dims(graph, small)
     if len(set(aligned.values())) < len(aligned):
         ways.insert(1, aligned)
     for way in ways:
-        for numbers in (None, _LARGE_PRIMES, _MULTIPLES):
-            if numbers is None:
-                yield way | fixed
-                continue
-            numbers = numbers[1:] if other else numbers
+        yield way | fixed
+        for table in (_LARGE_PRIMES, _MULTIPLES):
+            numbers = table[1:] if other else table
             later = _later_dims(graph, numbers)
             if way is aligned:
                 later = {name: numbers[small.index(way[name]) % len(numbers)] for name in later}

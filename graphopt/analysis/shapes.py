@@ -173,6 +173,16 @@ class _Walker:
                 facts.table[tensor] = Fact(fact.dtype, None) if fact.shape and min(fact.shape) < 0 else fact
                 if fact.shape and min(fact.shape) < 1 and ("Conv" in node.op or "Pool" in node.op):
                     facts.problems[node] = f"its output has extents {list(fact.shape)}; the input is too small"
+        if node.is_op("Reshape") and self._resizes(node):
+            facts.problems[node] = "its input does not have as many elements as its output"
+
+    def _resizes(self, node: Node) -> bool:
+        """Whether a Reshape would have to make or lose elements."""
+        shapes = [self._facts.shape(t) for t in (node.inputs[0], node.outputs[0])]
+        if any(s is None or self._facts.guessed & set(s) for s in shapes):
+            return False
+        before, after = (int(np.prod(s, dtype=np.int64)) for s in shapes if s is not None)
+        return before != after
 
     def _branches(self, node: Node) -> list[Fact] | None:
         """What both branches of an If agree on; extents on which they differ are decided by the data."""

@@ -40,6 +40,10 @@ def shape_value(node: Node, shape: tuple[int, ...]) -> Array:
 
 def infer(node: Node, given: Sequence[Typed], value: ValueOf, guessed: set[int]) -> list[Typed] | None:
     """Types of the outputs of ``node``, or None when there is no fast path for it."""
+    if node.domain == "ai.onnx.ml":
+        from graphopt.analysis.shapes_ml import infer_ml
+
+        return infer_ml(node, given, value)
     if node.domain:
         from graphopt.analysis.shapes_contrib import infer_contrib
 

@@ -34,6 +34,14 @@ def test_a_graph_that_only_works_for_one_sample_is_read_with_one() -> None:
     assert facts.dims["S"] > 1
 
 
+def test_frames_that_are_cut_into_clips_get_a_multiple() -> None:
+    text = """(float[N,12] x, float[12,8] w1) => (float y) <int64[3] s = {-1,8,12}> {
+        r = Reshape(x, s) y = MatMul(r, w1) }"""
+    facts = interpret_best(tiny(text).graph)
+    assert not facts.problems
+    assert facts.dims["N"] % 8 == 0
+
+
 def test_dims_that_must_be_equal_but_are_named_apart_get_one_number() -> None:
     text = "(float[N,S,12] x, float[M,T,12] v, float[12,8] w1) => (float y) { a = Add(x, v) y = MatMul(a, w1) }"
     for other in (False, True):
@@ -125,3 +133,15 @@ def test_zoo_shapes_agree_with_the_runtime(zoo: ModuleType) -> None:
         for tensor, value in zip(tensors, values, strict=True):
             assert facts.shape(tensor) == value.shape, (name, tensor.name)
             assert facts[tensor].dtype == value.dtype, (name, tensor.name)
+
+
+def test_classical_operators_in_front_do_not_hide_shapes() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 3]>
+    g (float[N,4] x) => (int64[N] label, float[N,3] score) <float[4,6] w = {
+        0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0}> {
+        s = ai.onnx.ml.Scaler<offset=[0.0,0.0,0.0,0.0], scale=[1.0,1.0,1.0,1.0]>(x) h = MatMul(s, w)
+        label, score = ai.onnx.ml.LinearClassifier<classlabels_ints=[0,1,2], coefficients=[1.0]>(h) }"""
+    model = load(onnx.parser.parse_model(text))
+    facts = interpret(model.graph, {"N": 7})
+    shapes = {t.name: facts.shape(t) for n in model.graph.nodes for t in n.outputs}
+    assert shapes == {"s": (7, 4), "h": (7, 6), "label": (7,), "score": (7, 3)}

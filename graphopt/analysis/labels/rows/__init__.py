@@ -14,6 +14,7 @@ from graphopt.analysis.labels.rows import (
     integer,
     matmul,
     movement,
+    nd_index,
     norm,
     pool,
     quant,
@@ -24,7 +25,8 @@ from graphopt.analysis.labels.site import Rule
 
 OpKey = tuple[str, str]
 _MODULES = (
-    attention, conv, elementwise, fused, index, integer, matmul, movement, norm, pool, quant, recurrent, reduce,
+    attention, conv, elementwise, fused, index, integer, matmul, movement, nd_index, norm, pool, quant,
+    recurrent, reduce,
 )  # fmt: skip
 
 

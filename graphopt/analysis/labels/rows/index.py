@@ -74,31 +74,6 @@ def scatter_elements(site: Site) -> None:
     site.emit(_aligned(site, range(1, 3), place))
 
 
-def gather_nd(site: Site) -> None:
-    """The first axes are indexed and stay, trailing ones pass."""
-    x, indices = site.axes(0), site.axes(1)
-    batch = int(site.attr("batch_dims", 0))
-    depth = site.shape(1)[-1]
-    for axis in (*x[: batch + depth], *indices):
-        site.freeze(axis, "(indexed axis)")
-    lead = len(site.out()) - (len(x) - batch - depth)
-    site.emit([*(site.stuck(e, "(indexed axis)") for e in site.out()[:lead]), *x[batch + depth :]])
-
-
-def scatter_nd(site: Site) -> None:
-    """The first axes are indexed and stay, trailing ones go together with the updates."""
-    x, updates = site.axes(0), site.axes(2)
-    depth = site.shape(1)[-1]
-    for axis in (*x[:depth], *site.axes(1)):
-        site.freeze(axis, "(indexed axis)")
-    lead = len(updates) - (len(x) - depth)
-    for axis in updates[:lead]:
-        site.freeze(axis, "(indexed axis)")
-    for mine, other in zip(x[depth:], updates[lead:], strict=True):
-        site.equal(mine, other)
-    site.emit([*(site.stuck(len(a), "(indexed axis)") for a in x[:depth]), *x[depth:]])
-
-
 def top_k(site: Site) -> None:
     """The sorted axis stays."""
     x = site.axes(0)
@@ -130,10 +105,8 @@ def reverse_sequence(site: Site) -> None:
 ROWS: Mapping[str, Rule] = {
     "Gather": gather,
     "GatherElements": gather_elements,
-    "GatherND": gather_nd,
     "ScatterElements": scatter_elements,
     "Scatter": scatter_elements,
-    "ScatterND": scatter_nd,
     "TopK": top_k,
     "OneHot": one_hot,
     "ReverseSequence": reverse_sequence,
