@@ -45,7 +45,7 @@ class IntType:
         return np.dtype(ml_dtypes.float8_e4m3fn) if self.floating else np.dtype(self.container or self.name)
 
     def store(self, values: Any, low: int | None = None, high: int | None = None) -> Any:
-        """Values in steps, rounded half to even and saturated at ``low`` and ``high`` (None: of the type), as stored."""
+        """Values in steps as stored: rounded half to even, saturated at ``low`` and ``high`` (None: the type's)."""
         least, most = self.low if low is None else low, self.high if high is None else high
         return np.clip(values if self.floating else np.rint(values), least, most).astype(self.dtype)
 
@@ -223,7 +223,9 @@ def parse_types(text: str) -> tuple[str, str]:
         return "float8e4m3fn", "float8e4m3fn"
     match = re.fullmatch(r"([us])(8|16)([us])(4|8)", text)
     if match is None:
-        raise UsageError(f"types={text!r} is not of the form u8s8: activation then weight, u or s and the bits; or f8f8")
+        raise UsageError(
+            f"types={text!r} is not of the form u8s8: activation then weight, u or s and the bits; or f8f8"
+        )
     a, bits, w, weight_bits = match.groups()
     return f"{_LETTERS[a]}{bits}", f"{_LETTERS[w]}{weight_bits}"
 
