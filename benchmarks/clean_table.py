@@ -21,7 +21,8 @@ def table(runs: Sequence[Sequence[Record]]) -> str:
     for record in (r for run in runs for r in run):
         rows.setdefault(record["file"], {})[record["tool"]] = record
     tools = [t for t in TOOLS if any(t in row for row in rows.values())]
-    parts = [*_summary(rows, tools), "", *_totals(rows, tools), *_times(runs, tools), "", *_losses(rows), ""]
+    parts = [*_summary(rows, tools), "", *_totals(rows, tools), *_times(runs, tools), *_repeated(rows), ""]
+    parts += [*_losses(rows), ""]
     return "\n".join([*parts, *_graphs(rows, tools), ""])
 
 
@@ -81,6 +82,15 @@ def _times(runs: Sequence[Sequence[Record]], tools: list[str]) -> list[str]:
                 f"geometric mean {mean:.2f}, median {values[len(values) // 2]:.2f}, largest {values[-1]:.2f}."
             )
     return lines
+
+
+def _repeated(rows: Rows) -> list[str]:
+    """Whether graphopt gives the same bytes again, and leaves its own results as they are."""
+    known = [row["graphopt"] for row in rows.values() if "stable" in row.get("graphopt", {})]
+    if not known:
+        return []
+    again, stable = (sum(r[name] for r in known) for name in ("repeats", "stable"))
+    return [f"Of {len(known)} graphs graphopt gave the same model twice on {again}, and kept its own on {stable}."]
 
 
 def _losses(rows: Rows) -> list[str]:

@@ -167,6 +167,9 @@ def work(clean: Clean, job: dict[str, Any]) -> dict[str, Any]:
     record = {"after": sum(left.values()), "wall": min(walls), "cpu": min(cpus), "runs": len(cpus), "hist": left}
     record["input_changed"] = proto != onnx.ModelProto.FromString(data)
     record["difference"] = _compare(result, job)
+    if job["repeat"]:
+        record["repeats"] = bool(clean(onnx.ModelProto.FromString(data)) == result)
+        record["stable"] = bool(clean(result) == result)
     return record
 
 

@@ -101,7 +101,7 @@ def measure(file: str, workers: dict[str, Worker], folder: Path) -> Iterable[Rec
     before = sum(count(proto).values())
     noise: float | None = None
     for name, worker in workers.items():
-        record = {"tool": name, "file": file, "before": before, **worker.ask(job)}
+        record = {"tool": name, "file": file, "before": before, **worker.ask({**job, "repeat": name == "graphopt"})}
         if TOLERANCE < record.get("difference", 0.0) < float("inf"):
             noise = rounding_noise(proto, feeds, expected) if noise is None else noise
             record["noise"] = noise
