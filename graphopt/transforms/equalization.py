@@ -316,7 +316,7 @@ def choose_factors(link: Link, moments: ChannelMomentsAccumulator) -> tuple[Arra
 
 def expected_noise(link: Link, moments: ChannelMomentsAccumulator, factors: Array) -> float:
     """Noise energy at the readers' outputs as a share of theirs: of the tensor rounded to 8 bits with one scale, and of
-    the weights rounded with a scale for each output channel.
+    the weights rounded with a scale for each output channel. What rounded weights make of the mean goes into biases.
     """
     low = np.minimum(moments.minimum / factors, 0).min()
     high = np.maximum(moments.maximum / factors, 0).max()
@@ -325,7 +325,7 @@ def expected_noise(link: Link, moments: ChannelMomentsAccumulator, factors: Arra
     for reader in link.readers:
         weight, channel = _rows(reader)
         scaled = weight * factors[channel][:, :, None]
-        energy = (moments.energy / factors**2)[channel]
+        energy = (moments.variance / factors**2)[channel]
         signal = float((np.square(scaled).sum(axis=2) * energy).sum())
         largest = np.abs(scaled).max(axis=(1, 2), initial=0.0) * 2 / _STEPS
         rounding = float((np.square(largest)[:, None] * energy).sum()) * weight.shape[2]

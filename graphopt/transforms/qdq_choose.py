@@ -113,7 +113,9 @@ class Chooser:
         if verdict.sqnr_db >= wanted:
             return
         few = Judge(run.model, run.data, _RANKING_RUNS)
-        self.ranking = rank_layers(run.model, few, run.target, run.settings, done.plan, done.grids, run.probes)
+        self.ranking = rank_layers(
+            run.model, few, run.target, run.settings, done.plan, done.grids, run.probes, run.means
+        )
         found = mixes(self.ranking, done.plan, run.planned)
         first: Tried[Quantized | None] = Tried(found[0], done, verdict.sqnr_db)
         if run.config.strict:

@@ -37,6 +37,7 @@ class Run:
 
     Attributes:
         clipping: weight of clipping errors in the choice of ranges.
+        means: of the input channels of layers, by tensor.
         penalties: microseconds that count against units on integers, by node id, in the attempts that follow.
     """
 
@@ -56,7 +57,7 @@ class Run:
         self.penalties: Mapping[int, float] = {}
         self._why: dict[int, str] = {}
         self._histograms: dict[str, HistogramAccumulator] = {}
-        self._means: dict[str, Array] = {}
+        self.means: dict[str, Array] = {}
 
     def evened(self, evenings: Sequence[Evening]) -> Run:
         """The same on a copy of the model with its channel ranges evened out; statistics that hold are kept."""
@@ -66,7 +67,7 @@ class Run:
         changed = {n for e in evenings for n in changed_tensors(e.link)}
         run.clipping = self.clipping
         run._histograms = {n: h for n, h in self._histograms.items() if n not in changed}
-        run._means = {n: m for n, m in self._means.items() if n not in changed}
+        run.means = {n: m for n, m in self.means.items() if n not in changed}
         run._why = {n.id: _SMOOTHS for n in smoothing_nodes(model.graph, evenings)}
         return run
 
@@ -110,7 +111,7 @@ class Run:
             self.settings.trained,
         )  # fmt: skip
         outputs = {u.node.id: biased(u).outputs[0].name for u in plan.integer}
-        inserter = Inserter(work.graph, self.target, self.settings, grids, self._means)
+        inserter = Inserter(work.graph, self.target, self.settings, grids, self.means)
         inserted = inserter.insert(plan, tensors, rounded)
         return Quantized(
             work, plan, grids, tensors, inserted, self.settings, self.probes, outputs, self.target
@@ -129,7 +130,7 @@ class Run:
         inputs = {
             u.node.inputs[0].name: 1 if u.node.op == "Conv" else -1
             for u in plan.integer
-            if u.weight is not None and u.node.inputs[0].name not in self._means
+            if u.weight is not None and u.node.inputs[0].name not in self.means
         }
         histograms = {n: Request.of(n, Histogram()) for n in names}
         moments = {n: Request.of(n, ChannelMoments(axis)) for n, axis in inputs.items()}
@@ -139,7 +140,7 @@ class Run:
         config = self.config
         stats = collect(work, self.data, requests, batch=config.batch, max_memory=config.max_memory)
         self._histograms |= {n: stats.typed(r, HistogramAccumulator) for n, r in histograms.items()}
-        self._means |= {n: stats.typed(r, ChannelMomentsAccumulator).mean for n, r in moments.items()}
+        self.means |= {n: stats.typed(r, ChannelMomentsAccumulator).mean for n, r in moments.items()}
 
     def _note_missed(self, report: KernelReport) -> bool:
         """Mark the units that did not become integer kernels; whether there are new ones."""

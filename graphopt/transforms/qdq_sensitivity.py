@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from graphopt.ir import Array
 from graphopt.model import Model
 from graphopt.targets.base import Target
 from graphopt.transforms.qdq_grids import Grids, quantized_tensors
@@ -37,26 +38,34 @@ def rank_layers(
     plan: Plan,
     grids: Grids,
     probes: Mapping[str, Probe],
+    means: Mapping[str, Array] | None = None,
 ) -> list[Sensitivity]:
     """All integer units of ``plan``, the most harmful first.
 
-    ``model`` is the float model that the plan was made for; it is not changed. Noise of different units adds up
-    nearly, so the sum over the units that are left on integers estimates the noise of a mix.
+    ``model`` is the float model that the plan was made for; it is not changed. ``means`` of the layers' inputs take the
+    shift that rounded weights make out again, as in the finished model. Noise of different units adds up nearly, so the
+    sum over the units that are left on integers estimates the noise of a mix.
     """
     found = []
     for unit in plan.integer:
         if unit.rule.kind != "mover":
-            clone = _only(model, unit.node.id, target, settings, grids, probes)
+            clone = _only(model, unit.node.id, target, settings, grids, probes, means or {})
             found.append(Sensitivity(unit.label, unit.node.id, judge.verdict(clone).inner))
     return sorted(found, key=lambda s: -s.noise)
 
 
 def _only(
-    model: Model, node_id: int, target: Target, settings: Settings, grids: Grids, probes: Mapping[str, Probe]
+    model: Model,
+    node_id: int,
+    target: Target,
+    settings: Settings,
+    grids: Grids,
+    probes: Mapping[str, Probe],
+    means: Mapping[str, Array],
 ) -> Model:
     clone = model.clone()
     units = [u for u in find_units(clone.graph, target, probes) if u.node.id == node_id]
     plan = Plan(tuple(units), (), 0.0, 0.0)
     tensors = [q for q in quantized_tensors(plan, target) if q.tensor.name in grids.params]
-    Inserter(clone.graph, target, settings, grids).insert(plan, tensors)
+    Inserter(clone.graph, target, settings, grids, means).insert(plan, tensors)
     return clone

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from graphopt.analysis.statistics import Rows
+from graphopt.analysis.statistics import Rows, Window
 from graphopt.analysis.statistics.exposure import exposed, run_shapes
 from graphopt.data.feeds import Dataset
 from graphopt.ir import Array
@@ -63,24 +63,27 @@ def _maps(
     own = [chain[0].layer.data.name, *([] if last.other is None else [last.other.name])]
     first = next(iter(dataset.iter_batches(1)))
     shapes = run_shapes(model, own, first.feeds, options.threads)
-    spatial = shapes[own[0]][2:]
-    values = sum(math.prod(s) for s in shapes.values()) + math.prod(spatial) * len(chain) * 64
-    count = min(len(dataset), _POSITIONS // max(math.prod(spatial), 1), options.max_memory // (64 * max(values, 1)))
+    shape, channel = shapes[own[0]], 1 if isinstance(chain[0].layer.patches, Window) else len(shapes[own[0]]) - 1
+    positions = max(math.prod(shape) // max(shape[channel], 1), 1)
+    values = sum(math.prod(s) for s in shapes.values()) + positions * len(chain) * 64
+    count = min(len(dataset), _POSITIONS // positions, options.max_memory // (64 * max(values, 1)))
     if count < _LEAST_SAMPLES:
         return None
     chosen = dataset.select(np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(int)).tolist())
-    found = _gather(model, chosen, own, options)
-    wanted = _gather(reference, chosen, [last.source], options)
-    if found is None or wanted is None:
+    axis = 1 if isinstance(chain[0].layer.patches, Window) else -1
+    found = _gather(model, chosen, own, axis, options)
+    wanted = _gather(reference, chosen, [last.source], axis, options)
+    if found is None or wanted is None or len(wanted[last.source]) != len(found[own[0]]):
         return None
     targets = wanted[last.source]
     targets = targets if last.kept is None else targets[..., last.kept]
     targets = targets if last.scales is None else targets * last.scales.astype(np.float32)
-    return Maps(found[own[0]], targets, None if last.other is None else found[own[1]])
+    other = None if last.other is None else found[own[1]]
+    return None if other is not None and other.shape != targets.shape else Maps(found[own[0]], targets, other)
 
 
 def _gather(
-    model: Model, dataset: Dataset, names: Sequence[str], options: ReconstructionOptions
+    model: Model, dataset: Dataset, names: Sequence[str], axis: int, options: ReconstructionOptions
 ) -> dict[str, Array] | None:
     """Whole tensors of all samples, channels last."""
     found: dict[str, list[Array]] = {n: [] for n in names}
@@ -88,7 +91,7 @@ def _gather(
         for item in dataset.iter_batches(options.batch):
             rows = Rows(item.rows, item.valid, item.start)
             for name, value in session.run(item.feeds).items():
-                found[name].append(np.moveaxis(rows.samples(value), 1, -1).astype(np.float32))
+                found[name].append(np.moveaxis(rows.samples(value), axis, -1).astype(np.float32))
     if any(len({b.shape[1:] for b in blocks}) > 1 for blocks in found.values()):
         return None
     if len({len(np.concatenate(b)) for b in found.values()}) > 1:

@@ -1,7 +1,7 @@
 """Joint fits of a layer and those in front of it, for what the last one gives.
 
 A narrowed layer need not give what the reference's channels gave: its outputs only serve the next layer. Here a chain
-of convolutions with activations between them is fitted as a whole to the reference's output of the last one. Each
+of layers with activations between them is fitted as a whole to the reference's output of the last one. Each
 round linearises the chain (Gauss-Newton) and moves every layer's weights by a least squares solution,
 
     d_i = (X_i^T X_i)^-1 (X_i^T G_i) S_i^-1,
@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.analysis.statistics import Window
-from graphopt.ir import Array, Tensor
+from graphopt.analysis.statistics import Channels, Window
+from graphopt.ir import Array
 from graphopt.transforms.reconstruction_plan import Job
-from graphopt.transforms.reconstruction_response import Response
+from graphopt.transforms.responses import Response
 
 _ROUNDS = 20
 _PATIENCE = 3
@@ -38,7 +38,7 @@ _GRAM_ROWS = 64
 
 @dataclass(frozen=True)
 class Link:
-    """A convolution of a chain: its job, and what follows it."""
+    """A layer of a chain: its job, and what follows it."""
 
     job: Job
     response: Response | None
@@ -60,37 +60,29 @@ class Maps:
 def chain_of(job: Job, jobs: Sequence[Job]) -> list[Job]:
     """The jobs of the chain that ends in ``job``, first one first; empty when there is none.
 
-    Convolutions with an activation that only the next one reads; it begins at the nearest one that mixes channels.
+    Layers with an activation in between that only the next one reads; it begins at the nearest that mixes channels.
     """
-    by_output = {id(j.layer.output): j for j in jobs}
+    by_end = {id(j.response.end): j for j in jobs if j.response is not None and j.other is None}
     chain = [job]
     while len(chain) < _LONGEST and _plain(chain[0]):
-        before = _source_of(chain[0].layer.data, by_output)
+        source = chain[0].layer.data
+        before = by_end.get(id(source)) if len(source.outputs) == 1 else None
         if before is None or not _plain(before):
             break
         chain.insert(0, before)
-        if before.layer.patches.groups == 1:  # type: ignore[attr-defined]
+        if len(before.layer.matrix()) == 1:
             return chain
     return []
 
 
 def _plain(job: Job) -> bool:
-    """Whether the layer is an ordinary or depthwise convolution."""
+    """Whether the layer is a product of the last axis, or an ordinary or depthwise convolution."""
     window, groups = job.layer.patches, len(job.layer.matrix())
+    if isinstance(window, Channels):
+        return window.axis == -1 and window.batch_axis == 0 and not job.layer.inner and not job.narrow and groups == 1
     if not isinstance(window, Window) or window.stuffing or window.auto_pad not in ("NOTSET", "", "VALID"):
         return False
     return job.layer.node.op == "Conv" and (groups == 1 or job.layer.matrix().shape[2] * groups == groups)
-
-
-def _source_of(tensor: Tensor, by_output: dict[int, Job]) -> Job | None:
-    """The job whose output, behind its activation, is the tensor that nothing else reads."""
-    if len(tensor.inputs) != 1 or len(tensor.outputs) != 1:
-        return None
-    activation = tensor.inputs[0]
-    job = by_output.get(id(activation.inputs[0])) if activation.inputs else None
-    if job is None or job.response is None or job.other is not None or len(job.layer.output.outputs) != 1:
-        return None
-    return job
 
 
 @dataclass(frozen=True)
@@ -197,15 +189,16 @@ def _together(slope: Array) -> Array:
 
 
 class _Conv:
-    """A convolution on maps with channels last. Weights are float32 [taps + 1, c, m]; the last tap is the bias.
+    """A layer on maps with channels last: a convolution over the axes in between.
+
+    Weights are float32 [taps + 1, c, m]; the last tap is the bias.
 
     Depthwise: [taps + 1, 1, c].
     """
 
     def __init__(self, link: Link) -> None:
         layer = link.job.layer
-        assert isinstance(layer.patches, Window)
-        self.window = layer.patches
+        self.window = layer.patches if isinstance(layer.patches, Window) else _POINT
         self.response = link.response
         matrix = layer.matrix()
         self.groups = len(matrix)
@@ -292,13 +285,16 @@ class _Conv:
 
     def _parts(self, values: Array) -> list[Array]:
         """What each tap of the kernel reads, for every output position."""
+        if not self.window.kernel:
+            return [values]
         begins, ends = self._pads()
         padded = np.pad(values, [(0, 0), *zip(begins, ends, strict=True), (0, 0)])
         return [padded[place] for place in self._places(values.shape)]
 
     def _places(self, shape: tuple[int, ...]) -> list[tuple[slice, ...]]:
-        window, places = self.window, []
-        for tap in self.taps:
+        window: Window = self.window
+        places: list[tuple[slice, ...]] = [] if window.kernel else [(slice(None),)]
+        for tap in self.taps if window.kernel else ():
             cuts = [slice(None)]
             extents = self._padded_shape(shape)[1:-1]
             axes = zip(tap, extents, window.kernel, window.strides, window.dilations, strict=True)
@@ -314,11 +310,18 @@ class _Conv:
         return tuple(pads[:spatial]), tuple(pads[spatial:])
 
     def _padded_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if not self.window.kernel:
+            return shape
         begins, ends = self._pads()
         return (shape[0], *(n + a + b for n, a, b in zip(shape[1:-1], begins, ends, strict=True)), shape[-1])
 
     def _inside(self, shape: tuple[int, ...]) -> tuple[slice, ...]:
+        if not self.window.kernel:
+            return (slice(None),)
         return (slice(None), *(slice(a, a + n) for n, a in zip(shape[1:-1], self._pads()[0], strict=True)))
+
+
+_POINT = Window((), (), (), ())
 
 
 def _factor(gram: Array) -> Any:

@@ -14,7 +14,7 @@ from graphopt.ir import Array, Node, Tensor, constant_value, static_shape
 from graphopt.model import Model
 from graphopt.transforms.least_squares import RIDGES
 from graphopt.transforms.reconstruction_layers import Layer, layers_of, with_limit
-from graphopt.transforms.reconstruction_response import Response, response_of
+from graphopt.transforms.responses import Response, response_of
 
 _LEAST_ROWS, _MOST_ROWS, _ROWS_PER_FEATURE = 16384, 65536, 32
 _MORE_ROWS = 4

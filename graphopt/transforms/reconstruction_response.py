@@ -13,27 +13,20 @@ X^T X as its metric and Nesterov's momentum. Held-back rows decide when to stop,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from graphopt.ir import Array, Node, Tensor, constant_value
+from graphopt.ir import Array
 from graphopt.transforms.least_squares import System
+from graphopt.transforms.responses import Response
 
 _ITERATIONS = 24
 _PATIENCE = 3
 _LEAST_GAIN = 5e-4
-
-
-@dataclass(frozen=True)
-class Response:
-    """An elementwise activation and an upper bound of its slope."""
-
-    apply: Callable[[Array], Array]
-    slope: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -56,23 +49,6 @@ class Refined:
     before: float
     after: float
     iterations: int
-
-
-def response_of(tensor: Tensor, outputs: set[int]) -> Response | None:
-    """The activation that is all that ever reads the tensor; None when something else does or it is not known."""
-    if id(tensor) in outputs or not tensor.outputs:
-        return None
-    nodes = list(tensor.outputs)
-    first = nodes[0]
-    maker = None if first.domain else _RESPONSES.get(first.op)
-    same = all(n.op == first.op and n.attrs == first.attrs and _rest(n) == _rest(first) for n in nodes)
-    if maker is None or not same or any(t is tensor for n in nodes for t in n.inputs[1:]):
-        return None
-    return maker(first)
-
-
-def _rest(node: Node) -> list[int]:
-    return [id(t) for t in node.inputs[1:]]
 
 
 def refine(
@@ -173,54 +149,3 @@ def _variance(blocks: Sequence[ResponseRows], response: Response) -> float:
     mean = np.sum([v.sum(axis=1, dtype=np.float64) for v in values], axis=0) / max(count, 1)
     square = sum(float(np.square(v).sum(dtype=np.float64)) for v in values)
     return float(square - np.square(mean).sum() * count)
-
-
-def _clip(node: Node) -> Response | None:
-    low, high = node.attrs.get("min", -np.inf), node.attrs.get("max", np.inf)
-    for place, tensor in enumerate(node.inputs[1:3]):
-        if tensor.is_empty():
-            continue
-        value = constant_value(tensor)
-        if value is None or value.size != 1:
-            return None
-        low, high = (value.item(), high) if place == 0 else (low, value.item())
-    return Response(lambda x: np.clip(x, np.float32(low), np.float32(high)))
-
-
-def _leaky(node: Node) -> Response | None:
-    alpha = np.float32(node.attrs.get("alpha", 0.01))
-    return Response(lambda x: np.where(x > 0, x, alpha * x)) if 0 <= alpha <= 1 else None
-
-
-def _elu(node: Node) -> Response | None:
-    alpha = np.float32(node.attrs.get("alpha", 1.0))
-    return Response(lambda x: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))) if 0 <= alpha <= 1 else None
-
-
-def _sigmoid(x: Array) -> Array:
-    return np.asarray(0.5 * (1 + np.tanh(0.5 * x)))
-
-
-def _gelu(node: Node) -> Response | None:
-    if node.attrs.get("approximate", "none") not in ("none", b"none"):
-        return Response(lambda x: 0.5 * x * (1 + np.tanh(0.7978845608 * (x + 0.044715 * x**3))), 1.13)
-
-    def exact(x: Array) -> Array:
-        from scipy.special import erf
-
-        return np.asarray(0.5 * x * (1 + erf(x * np.float32(math.sqrt(0.5)))))
-
-    return Response(exact, 1.13)
-
-
-_RESPONSES: dict[str, Callable[[Node], Response | None]] = {
-    "Relu": lambda _: Response(lambda x: np.maximum(x, np.float32(0))),
-    "Clip": _clip,
-    "LeakyRelu": _leaky,
-    "Elu": _elu,
-    "Sigmoid": lambda _: Response(_sigmoid, 0.25),
-    "Tanh": lambda _: Response(np.tanh),
-    "Softplus": lambda _: Response(lambda x: np.logaddexp(x, np.float32(0))),
-    "Gelu": _gelu,
-    "HardSwish": lambda _: Response(lambda x: x * np.clip(x / 6 + np.float32(0.5), 0, 1), 1.5),
-}
