@@ -147,8 +147,12 @@ class Folding:
         computed = set(done)
         chosen: list[tuple[Node, list[Tensor]]] = []
         total = 0
+        constants_end = self._editor.model.ir_version < 4  # a Constant node can make an output, an initializer cannot
         for node in reversed(done):
             needed = [t for t in node.outputs if not t.is_empty() and self._is_needed(t, computed)]
+            if not constants_end and any(self._editor.is_end(t) for t in needed):
+                computed.discard(node)
+                continue
             growth = [self._computed[t].nbytes - sum(_bytes(r) for r in self._roots[t]) for t in needed]
             if any(g > limit for g in growth):
                 self._editor.gate.skipped(node, f"not folded: the file would grow by {max(growth) // 1024} kB")
