@@ -20,6 +20,7 @@ from graphopt.transforms.reconstruction_rows import HELD_PERIOD
 
 _POSITIONS = 1 << 17
 _LEAST_SAMPLES = 20
+_WORK = 4e9
 
 
 def refine_chain(
@@ -58,7 +59,10 @@ def _as_it_is_now(job: Job) -> Layer:
 def _maps(
     model: Model, reference: Model, dataset: Dataset, chain: Sequence[Job], options: ReconstructionOptions
 ) -> Maps | None:
-    """Maps of as many samples as there are positions for; None when they are no maps of one size with a batch."""
+    """Maps of as many samples as time and memory allow.
+
+    None when those are too few for the chain's weights, or when they are no maps of one size with a batch.
+    """
     last = chain[-1]
     own = [chain[0].layer.data.name, *([] if last.other is None else [last.other.name])]
     first = next(iter(dataset.iter_batches(1)))
@@ -66,8 +70,10 @@ def _maps(
     shape, channel = shapes[own[0]], 1 if isinstance(chain[0].layer.patches, Window) else len(shapes[own[0]]) - 1
     positions = max(math.prod(shape) // max(shape[channel], 1), 1)
     values = sum(math.prod(s) for s in shapes.values()) + positions * len(chain) * 64
-    count = min(len(dataset), _POSITIONS // positions, options.max_memory // (64 * max(values, 1)))
-    if count < _LEAST_SAMPLES:
+    weights = [j.layer.matrix().shape for j in chain]
+    rows = min(_POSITIONS, int(_WORK / sum(math.prod(s) for s in weights)))
+    count = min(len(dataset), rows // positions, options.max_memory // (64 * max(values, 1)))
+    if count < _LEAST_SAMPLES or count * positions < max(s[1] for s in weights):
         return None
     chosen = dataset.select(np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(int)).tolist())
     axis = 1 if isinstance(chain[0].layer.patches, Window) else -1

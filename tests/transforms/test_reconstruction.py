@@ -134,6 +134,17 @@ def test_constant_channel_under_zero_padding_reports_the_border_error(rng):
     assert 1e-4 < step.after < step.before / 5
 
 
+def test_constant_channel_under_zero_padding_goes_into_another_constant_exactly(rng):
+    nodes, weights = two_layers(rng, pads=(1, 1, 1, 1))
+    weights["w1"][[2, 3]], weights["b1"][[2, 3]] = 0, (0.5, 2.5)
+    model = build(nodes, weights, {"x": ["N", 3, 8, 8]})
+    x = rng.standard_normal((96, 3, 8, 8)).astype(np.float32)
+    pruned = cut(model, WEIGHT_CUTS)
+    (step,) = reconstruct(pruned, model, data(model, x), origins(CUTS), ReconstructionOptions(chains=False))
+    assert step.after < 1e-6 < 1e-3 < step.before
+    np.testing.assert_allclose(run(pruned, x), run(model, x), rtol=1e-3, atol=1e-2)
+
+
 def test_residual_sum_is_the_target(rng):
     weights = {n: rng.standard_normal((4, 4, 1, 1)) for n in ("w0", "w1", "w2")}
     weights["w0b"] = rng.standard_normal((4, 4, 1, 1))

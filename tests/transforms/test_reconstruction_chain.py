@@ -91,7 +91,7 @@ def perceptron(rng):
         "b1": 0.1 * rng.standard_normal(16),
         "w2": 0.4 * rng.standard_normal((16, 9)),
         "b2": 0.1 * rng.standard_normal(9),
-        **{"root": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)},
+        "root": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5),
     }
     nodes = [
         helper.make_node("MatMul", ["x", "w1"], ["m"], name="first"),
