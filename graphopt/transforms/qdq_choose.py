@@ -14,7 +14,7 @@ from graphopt.transforms.qdq_refine import round_weights, settle_biases
 from graphopt.transforms.qdq_report import kernel_report
 from graphopt.transforms.qdq_run import Run
 from graphopt.transforms.qdq_sensitivity import Sensitivity, rank_layers
-from graphopt.transforms.qdq_trial import HELD_BACK_AT_MOST, Judge, hold_back
+from graphopt.transforms.qdq_trial import HELD_BACK_AT_MOST, Judge, decibel, hold_back
 from graphopt.transforms.ranges import CLIPPING_WEIGHTS
 
 Better: TypeAlias = Callable[[Evened[tuple[Run, Quantized]], Evened[tuple[Run, Quantized]]], bool]
@@ -110,14 +110,14 @@ class Chooser:
         if done is None:
             return
         verdict = self.judge.verdict(done.model)
-        if verdict.sqnr_db >= wanted:
+        if verdict.worst_db >= wanted:
             return
         few = Judge(run.model, run.data, _RANKING_RUNS)
         self.ranking = rank_layers(
             run.model, few, run.target, run.settings, done.plan, done.grids, run.probes, run.means
         )
         found = mixes(self.ranking, done.plan, run.planned)
-        first: Tried[Quantized | None] = Tried(found[0], done, verdict.sqnr_db)
+        first: Tried[Quantized | None] = Tried(found[0], done, verdict.sqnr_db, decibel(verdict.inner))
         if run.config.strict:
             chosen = first_good(found, self._attempt, wanted)
         else:
@@ -129,7 +129,10 @@ class Chooser:
 
     def _attempt(self, mix: Mix) -> Tried[Quantized | None]:
         done = self.run.settled(mix.penalties)
-        return Tried(mix, done, float("inf") if done is None else self.judge.verdict(done.model).sqnr_db)
+        if done is None:
+            return Tried(mix, None, float("inf"), float("inf"))
+        verdict = self.judge.verdict(done.model)
+        return Tried(mix, done, verdict.sqnr_db, decibel(verdict.inner))
 
     def _say(self, found: list[Mix], first: Tried[Quantized | None], chosen: Tried[Quantized | None]) -> None:
         if chosen.mix is not found[0]:

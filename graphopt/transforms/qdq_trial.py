@@ -49,6 +49,11 @@ class Verdict:
         """Signal to noise at the outputs."""
         return decibel(self.outputs)
 
+    @property
+    def worst_db(self) -> float:
+        """The lower of both."""
+        return decibel(max(self.outputs, self.inner))
+
     def better_than(self, other: Verdict) -> bool:
         """Whether there is less noise, before Softmax."""
         return self.inner < other.inner
