@@ -154,6 +154,14 @@ def _attention(node: Node, given: Sequence[Typed], value: ValueOf) -> list[Typed
     return [(dtype, (*x[:2], sizes[2] if sizes else w[1] // 3))]
 
 
+def _dynamic_lstm(node: Node, given: Sequence[Typed], value: ValueOf) -> list[Typed] | None:
+    (dtype, x), (_, w) = given[0], given[1]
+    if x is None or w is None:
+        return None
+    state: Typed = (dtype, (w[0], x[1], w[2] // 4))
+    return [(dtype, (x[0], w[0], x[1], w[2] // 4)), state, state][: len(node.outputs)]
+
+
 def _nbits(node: Node, given: Sequence[Typed], value: ValueOf) -> list[Typed] | None:
     shape = given[0][1]
     return None if shape is None else [(given[0][0], (*shape[:-1], int(node.attrs["N"])))]
@@ -215,6 +223,7 @@ _ROWS: Mapping[str, Row] = {
     "MultiHeadAttention": _multi_head,
     "GroupQueryAttention": _grouped_query,
     "MatMulNBits": _nbits,
+    "DynamicQuantizeLSTM": _dynamic_lstm,
     "SwiGLU": _swiglu,
     "RelativePositionBias": _relative_bias,
     "ExpandDims": _expand_dims,

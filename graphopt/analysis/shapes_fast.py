@@ -191,6 +191,7 @@ _ROWS: Mapping[str, Callable[[Node, Sequence[Typed], ValueOf], list[Typed] | Non
     "Squeeze": _squeeze,
     "Gather": _gather,
     "LayerNormalization": _layer_norm,
+    "SimplifiedLayerNormalization": _layer_norm,
     "BatchNormalization": _layer_norm,
     "Cast": _cast,
     "CastLike": _cast_like,

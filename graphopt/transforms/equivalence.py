@@ -28,6 +28,7 @@ _TRIES = 4
 _SHUFFLES = 7
 _NOISE_FACTOR = 10.0
 _DECIDES = frozenset(ops("TopK ArgMax ArgMin NonMaxSuppression NonZero Unique If Loop"))
+_QUANTIZERS = frozenset(ops("QuantizeLinear DynamicQuantizeLinear DynamicQuantizeMatMul DynamicQuantizeLSTM"))
 _FLOOR = 0.1  # the range of a nearly constant tensor counts as a tenth of its magnitude
 
 
@@ -111,7 +112,7 @@ def check(
     weak = [f.name for f in chosen if not pair.notices(f, expected, feeds, POWER * tolerance)]
     noise = (0.0, 0.0)
     if max(error, inner) > tolerance:
-        noise = _noise(pair.oracle, {**feeds, **oracle.feeds(keep)}, expected, pair.probes, keep)
+        noise = _noise(pair, {**feeds, **oracle.feeds(keep)}, expected)
     names_of = tuple(coupling.graph.outputs[i].name for i in unstable)
     return Equivalence(error, inner, tolerance, len(chosen), tuple(weak), names_of, *noise)
 
@@ -201,19 +202,28 @@ def identical(first: Model, second: Model, feeds: Mapping[str, Array]) -> bool:
     return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(*outputs, strict=True))
 
 
-def _noise(
-    session: Any, feeds: Mapping[str, Array], expected: Sequence[Array], probes: Sequence[_Probe], keep: KeepSet
-) -> tuple[float, float]:
-    """The largest change of an output, and of a probe, when float inputs change by one unit in the last place."""
-    outputs = len(expected) - len(probes)
+def _noise(pair: _Pair, feeds: Mapping[str, Array], expected: Sequence[Array]) -> tuple[float, float]:
+    """The largest change of an output, and of a probe, when float inputs change by one unit in the last place; in a
+    model that quantizes (its inputs, to begin with) float vectors such as scales of normalisations change as well."""
+    outputs, probes, keep = pair.outputs, pair.probes, pair.keep
+    quantizes = any(n.op in _QUANTIZERS for n in pair.masks.model.graph.nodes)
     worst, inner = 0.0, 0.0
     for seed in range(3):
         random = np.random.default_rng(seed)
+        session = _nudged_session(pair, random) if quantizes else pair.oracle
         moved = session.run(None, {name: _nudged(x, random) for name, x in feeds.items()})
         worst = max(worst, difference(expected[:outputs], moved[:outputs]))
         for probe, before, after in zip(probes, expected[outputs:], moved[outputs:], strict=True):
             inner = max(inner, difference([probe.kept(before, keep)], [probe.kept(after, keep)]))
     return worst, inner
+
+
+def _nudged_session(pair: _Pair, random: np.random.Generator) -> Any:
+    model = pair.masks.model.clone()
+    for constant in list(model.graph.initializers):
+        if constant.dtype is not None and constant.dtype.kind == "f" and len(constant.shape) == 1:
+            model.graph.set_weight(constant, _nudged(np.asarray(constant.values), random))
+    return _session(model, [p.name for p in pair.probes])
 
 
 def _nudged(x: Array, random: np.random.Generator) -> Array:

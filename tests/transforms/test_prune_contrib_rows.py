@@ -181,6 +181,15 @@ CASES: dict[str, tuple[str, int, int]] = {
         21,
         2,
     ),
+    "dynamic_quantize_lstm": (
+        """(float[5,2,6] x, float[6,8] w0, int8[1,8,12] w1, int8[1,3,12] w2, float[1,24] b1, float[1] bv1, int8[1] w3,
+        float[1] bv2, int8[1] w4, float[3,4] w5) => (float y) <int64[1] i = {1}, float t = {0.02}> {
+        a = MatMul(x, w0) m = Mul(a, t)
+        h, j, k = com.microsoft.DynamicQuantizeLSTM<hidden_size=3>(m, w1, w2, b1, , , , , bv1, w3, bv2, w4)
+        s = Squeeze(h, i) y = MatMul(s, w5) }""",
+        17,
+        1,
+    ),
     "expand_dims": (
         """(float[3,5] x, float[5,8] w1, float[8,4] w2) => (float y) <int32 i = {1}> {
         a = MatMul(x, w1) c = com.microsoft.ExpandDims(a, i) y = MatMul(c, w2) }""",
