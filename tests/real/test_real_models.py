@@ -87,3 +87,19 @@ def test_the_interface_of_real_models_is_kept(tmp_path):
     before, after = onnx.load(model).graph, onnx.load(tmp_path / "o.onnx").graph
     for one, two in ((before.input, after.input), (before.output, after.output)):
         assert [i.name for i in one] == [i.name for i in two]
+
+
+def test_a_model_that_is_quantized_already_is_left_as_it_is(tmp_path):
+    """DynamicQuantizeLinear, ConvInteger and DynamicQuantizeLSTM at opset 12, with seven imported domains."""
+    model = model_file("ddddocr", "common_old.onnx")
+    images = np.random.default_rng(0).random((4, 1, 1, 64, 96)).astype(np.float32)
+    np.savez(tmp_path / "images.npz", input1=images)
+    out = tmp_path / "out.onnx"
+    run(model, out, tmp_path / "images.npz", tmp_path / "images.npz", "quantize")
+    before, after = onnx.load(model), onnx.load(out)
+    for op in ("DynamicQuantizeLinear", "ConvInteger", "DynamicQuantizeLSTM"):
+        assert [n.op_type for n in before.graph.node].count(op) == [n.op_type for n in after.graph.node].count(op)
+    assert [o.version for o in before.opset_import if not o.domain] == [12]
+    assert [o.version for o in after.opset_import if not o.domain] == [12]
+    wanted, got = (session(p).run(None, {"input1": images[0]})[0] for p in (model, out))
+    assert np.array_equal(wanted, got)
