@@ -30,6 +30,7 @@ _ROUNDS = 20
 _PATIENCE = 3
 _LEAST_GAIN = 1e-3
 _HALVINGS = 3
+_NEAR = 0.15
 _DAMPING = 1e-2
 _LONGEST = 3
 _NEGLIGIBLE = 1e-5
@@ -101,12 +102,12 @@ def improve(chain: Sequence[Link], fit: Maps, held: Maps) -> Improved:
     energy = _energy(held, chain[-1].response)
     before = after = _loss(links, weights, held) / energy
     best, since = weights, 0
-    now = _loss(links, weights, fit)
+    run = _forward(links, weights, fit)
     for _ in range(_ROUNDS if before > _NEGLIGIBLE else 0):
-        moved = _round(links, weights, fit, now)
+        moved = _round(links, weights, fit, run)
         if moved is None:
             break
-        weights, now = moved
+        weights, run = moved
         error = _loss(links, weights, held) / energy
         if error < after * (1 - _LEAST_GAIN):
             best, after, since = weights, error, 0
@@ -115,39 +116,57 @@ def improve(chain: Sequence[Link], fit: Maps, held: Maps) -> Improved:
     return Improved(tuple(c.matrix(w) for c, w in zip(links, best, strict=True)), before, after)
 
 
-def _round(links: list[_Conv], weights: list[Array], maps: Maps, now: float) -> tuple[list[Array], float] | None:
-    """One step for all layers; None when no length of it helps."""
-    states, error = _forward(links, weights, maps)
-    steps: list[Array] = [np.zeros(0)] * len(links)
-    pull, effect = error, np.eye(weights[-1].shape[-1])
-    for index in range(len(links) - 1, -1, -1):
-        conv = links[index]
-        steps[index] = conv.step(states[index][0], pull, effect)
-        if index:
-            slope = _slope(links[index - 1].response, states[index - 1][1])
-            pull = conv.back(pull, weights[index], states[index][0].shape) * slope
-            effect = conv.effect(weights[index], effect) * _together(slope)
+def _round(links: list[_Conv], weights: list[Array], maps: Maps, run: _Run) -> tuple[list[Array], _Run] | None:
+    """One step for all layers, with the run it leads to; None when no length of it helps."""
+    steps = _steps(links, weights, run)
     length = 1.0
-    _, after = _forward(links, _along(weights, steps, length), maps)
-    change = error - after
+    trial = _forward(links, _along(weights, steps, length), maps)
+    change = run.error - trial.error
     size = float(np.vdot(change, change))
-    if size > 0:
-        length = float(np.clip(np.vdot(error, change) / size, 0.0, 2.0))
+    best = float(np.clip(np.vdot(run.error, change) / size, 0.0, 2.0)) if size > 0 else length
+    if abs(best - length) > _NEAR or trial.loss >= run.loss:
+        length = best
+        trial = _forward(links, _along(weights, steps, length), maps)
     for _ in range(_HALVINGS):
-        trial = _along(weights, steps, length)
-        loss = _loss(links, trial, maps)
-        if loss < now:
-            return trial, loss
+        if trial.loss < run.loss:
+            return _along(weights, steps, length), trial
         length /= 2
+        trial = _forward(links, _along(weights, steps, length), maps)
     return None
+
+
+def _steps(links: list[_Conv], weights: list[Array], run: _Run) -> list[Array]:
+    """The full least squares step of every layer."""
+    steps: list[Array] = [np.zeros(0)] * len(links)
+    pull, effect = run.error, np.eye(weights[-1].shape[-1])
+    for index in range(len(links) - 1, -1, -1):
+        conv, values = links[index], run.states[index][0]
+        steps[index] = conv.step(values, pull, effect)
+        if index:
+            slope = _slope(links[index - 1].response, run.states[index - 1][1])
+            pull = conv.back(pull, weights[index], values.shape) * slope
+            effect = conv.effect(weights[index], effect) * _together(slope)
+    return steps
 
 
 def _along(weights: list[Array], steps: list[Array], length: float) -> list[Array]:
     return [w + np.float32(length) * s for w, s in zip(weights, steps, strict=True)]
 
 
-def _forward(links: list[_Conv], weights: list[Array], maps: Maps) -> tuple[list[tuple[Array, Array]], Array]:
-    """(input, output in front of the activation) of each layer, and what is missing at the chain's end."""
+@dataclass(frozen=True)
+class _Run:
+    """(Input, output in front of the activation) of each layer, and what is missing at the chain's end."""
+
+    states: list[tuple[Array, Array]]
+    error: Array
+
+    @property
+    def loss(self) -> float:
+        """Sum of squares of what is missing."""
+        return float(np.vdot(self.error, self.error))
+
+
+def _forward(links: list[_Conv], weights: list[Array], maps: Maps) -> _Run:
     values = maps.inputs
     states = []
     for conv, weight in zip(links, weights, strict=True):
@@ -157,13 +176,12 @@ def _forward(links: list[_Conv], weights: list[Array], maps: Maps) -> tuple[list
     last = links[-1].response
     end = states[-1][1] if maps.other is None else states[-1][1] + maps.other
     if last is None:
-        return states, maps.targets - end
-    return states, np.asarray(last.apply(maps.targets) - last.apply(end))
+        return _Run(states, maps.targets - end)
+    return _Run(states, np.asarray(last.apply(maps.targets) - last.apply(end)))
 
 
 def _loss(links: list[_Conv], weights: list[Array], maps: Maps) -> float:
-    _, error = _forward(links, weights, maps)
-    return float(np.square(error).sum(dtype=np.float64))
+    return _forward(links, weights, maps).loss
 
 
 def _energy(maps: Maps, response: Response | None) -> float:
