@@ -8,7 +8,9 @@ from graphopt.results import (
     CpuInfo,
     Footprint,
     GraphStats,
+    LayerBound,
     LayerChange,
+    LayerTime,
     ModelFile,
     NodeTime,
     OutputComparison,
@@ -71,7 +73,18 @@ def sample_result() -> RunResult:
         not_timed="",
         footprints={"original": Footprint(12.0, 30.0, 90_000_000, 50_000_000)},
         node_times={"result": nodes},
-        histograms=(WeightHistogram("conv1", -1.0, 1.0, (1, 40, 900, 41, 2), (0, 42, 900, 40, 0), 0.01),),
+        layer_times=(
+            LayerTime("layer1.conv1", "Conv", 800.0, 400.0, "compute", ("prune", "quantize")),
+            LayerTime("everything else", "", 200.0, 0.0),
+        ),
+        bounds=(LayerBound("layer1.conv1", "Conv", "int8", 10**6, 10**5, 10.0, 5.0, 2.0, 1.8, "compute"),),
+        operators={"Conv": (20, 20), "BatchNormalization": (20, 0)},
+        histograms=(
+            WeightHistogram(
+                "conv1", -1.0, 1.0, (1, 40, 900, 41, 2), (0, 42, 900, 40, 0), 0.005, (-0.64, 0.635), (-0.64, 0.635)
+            ),
+        ),
         warnings=("accuracy fell by 0.005",),
+        command="graphopt run residual.onnx --passes cleanup,prune:keep_macs=0.6,quantize -o small.onnx",
         versions={"graphopt": "0.1.0", "onnxruntime": "1.32.0"},
     )

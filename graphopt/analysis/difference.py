@@ -38,8 +38,6 @@ class Difference:
 
 def difference(before: Model, after: Model) -> Difference:
     """Compare two models structurally. Nodes are matched by their first output's name, weights by theirs."""
-    one, two = _operators(before.graph), _operators(after.graph)
-    operators = {op: (one[op], two[op]) for op in sorted({*one, *two})}
     changes = [
         *_table("opset", {k: str(v) for k, v in before.opsets.items()}, {k: str(v) for k, v in after.opsets.items()}),
         *_table("metadata", before.metadata_props, after.metadata_props),
@@ -48,7 +46,13 @@ def difference(before: Model, after: Model) -> Difference:
         *_table("node", _nodes(before.graph), _nodes(after.graph)),
         *_weights(before.graph, after.graph),
     ]
-    return Difference(operators, tuple(changes))
+    return Difference(operators(before.graph, after.graph), tuple(changes))
+
+
+def operators(before: Graph, after: Graph) -> dict[str, tuple[int, int]]:
+    """Nodes by operator before and after, nested graphs included."""
+    one, two = _operators(before), _operators(after)
+    return {op: (one[op], two[op]) for op in sorted({*one, *two})}
 
 
 def _operators(graph: Graph) -> Counter[str]:

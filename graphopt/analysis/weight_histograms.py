@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from typing import TypeAlias
 
 import numpy as np
 
@@ -32,32 +33,40 @@ def _is_float(weight: Tensor) -> bool:
 
 def _histogram(node: Node, weight: Tensor, other: Node, other_weight: Tensor) -> WeightHistogram:
     one = _thin(constant_value(weight))
-    two, step = _dequantized(other, other_weight)
-    low, high = float(min(one.min(), two.min())), float(max(one.max(), two.max()))
+    two, step, grid = _dequantized(other, other_weight)
+    kept = float(two.min()), float(two.max())
+    low, high = min(float(one.min()), kept[0]), max(float(one.max()), kept[1])
     if not (np.isfinite(low) and np.isfinite(high)) or low == high:
         low, high = -1.0, 1.0
     counts = [tuple(int(c) for c in np.histogram(v, _BINS, (low, high))[0]) for v in (one, two)]
-    return WeightHistogram(node.name or node.outputs[0].name, low, high, counts[0], counts[1], step)
+    return WeightHistogram(node.name or node.outputs[0].name, low, high, counts[0], counts[1], step, grid, kept)
 
 
-def _dequantized(node: Node, weight: Tensor) -> tuple[Array, float | None]:
-    """Values of a weight as floats, and the median quantization step when it is quantized."""
+Grid: TypeAlias = tuple[float, float]
+
+
+def _dequantized(node: Node, weight: Tensor) -> tuple[Array, float | None, Grid | None]:
+    """Values of a weight as floats; when it is quantized the median step, and the range of its grid at that step."""
     value = constant_value(weight)
     assert value is not None
     user = next((n for n in weight.outputs if n.is_op("DequantizeLinear")), None)
-    if value.dtype.kind == "f" or user is None:
-        return _thin(value), None
-    scale = constant_value(user.inputs[1])
-    if scale is None:
-        return _thin(value), None
+    scale = None if user is None else constant_value(user.inputs[1])
+    if value.dtype.kind == "f" or user is None or scale is None:
+        return _thin(value), None, None
+    step = float(np.median(scale))
+    limits = np.iinfo(value.dtype) if value.dtype.kind in "iu" else None
+    zero = constant_value(user.inputs[2]) if len(user.inputs) > 2 and not user.inputs[2].is_empty() else None
+    middle = 0.0 if zero is None else float(np.median(zero.astype(np.float32)))
+    grid = None if limits is None else ((limits.min - middle) * step, (limits.max - middle) * step)
     shape = [1] * value.ndim
-    if scale.ndim == 1 and scale.size > 1:
-        shape[int(user.attrs.get("axis", 1))] = scale.size
-        if scale.size != value.shape[int(user.attrs.get("axis", 1))]:
-            return _thin(value), float(np.median(scale))
-    elif scale.size > 1:
-        return _thin(value), float(np.median(scale))
-    return _thin(value.astype(np.float32) * scale.reshape(shape)), float(np.median(scale))
+    if scale.size > 1:
+        axis = int(user.attrs.get("axis", 1))
+        if scale.ndim != 1 or scale.size != value.shape[axis]:
+            return _thin(value), step, None
+        shape[axis] = scale.size
+    middles = np.zeros((), np.float32) if zero is None else zero.astype(np.float32)
+    centred = value.astype(np.float32) - middles.reshape(shape if middles.size > 1 else [1] * value.ndim)
+    return _thin(centred * scale.reshape(shape)), step, grid
 
 
 def _thin(value: Array | None) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -91,7 +93,7 @@ def run(
         output.json({"plan": text.splitlines()})
         return
     with output.following() as follow:
-        result = run_job(job, follow)
+        result = replace(run_job(job, follow), command=shlex.join(["graphopt", *sys.argv[1:]]))
     if report is not None:
         from graphopt.report.html import write
 

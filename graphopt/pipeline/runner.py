@@ -9,7 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, cast
 
+from graphopt.analysis.cost import unbound_dims
+from graphopt.analysis.difference import operators
+from graphopt.analysis.layer_times import layer_times
 from graphopt.analysis.layers import layer_changes
+from graphopt.analysis.node_profile import profile_model
+from graphopt.analysis.roofline import layer_bounds, peaks_of
 from graphopt.analysis.weight_histograms import weight_histograms
 from graphopt.checker import checker_problem
 from graphopt.data.feeds import Batch
@@ -32,7 +37,7 @@ from graphopt.pipeline.registry import Registry
 from graphopt.pipeline.reproducer import Reproducer
 from graphopt.pipeline.search import search
 from graphopt.pipeline.stats import measure
-from graphopt.results import Accuracy, Comparison, ModelFile, PassResult, RunResult, numbered
+from graphopt.results import Accuracy, Comparison, LayerBound, ModelFile, NodeTime, PassResult, RunResult, numbered
 from graphopt.runtime.compare import compare
 from graphopt.runtime.evaluate import evaluate, load_metric
 from graphopt.runtime.footprint import measure_footprint
@@ -262,7 +267,8 @@ def _measured(
         files = {job.model.name: job.model, job.output.name: job.output}
         timing = time_models([_contender(n, f, bench.config, part) for n, f in files.items()], TimingPlan())
         footprints = {n: measure_footprint(f, part.feeds, bench.config, processes=1) for n, f in files.items()}
-        nodes = {n: profile_nodes(f, part.feeds, bench.config) for n, f in files.items()}
+        nodes = {n: _profiled(f, part, bench.config) for n, f in files.items()}
+    bounds = _bounds(job, run.model)
     return RunResult(
         input=describe_file(job.model),
         output=output,
@@ -279,6 +285,9 @@ def _measured(
         not_timed=not_timed,
         footprints=footprints,
         node_times=nodes,
+        layer_times=layer_times(original.graph, run.model.graph, tuple(nodes.values()), bounds, run.passes),
+        bounds=bounds,
+        operators=operators(original.graph, run.model.graph),
         histograms=weight_histograms(original.graph, run.model.graph),
         warnings=_warnings(bench, comparison, accuracy, pipeline, run.passes),
         versions={name: version(name) for name in PACKAGES},
@@ -287,6 +296,21 @@ def _measured(
 
 def _contender(name: str, file: Path, config: SessionConfig, part: Batch) -> Contender:
     return Contender(name, Session(file, config), part.feeds, part.rows, lambda: Session(file, config))
+
+
+def _profiled(file: Path, part: Batch, config: SessionConfig) -> tuple[NodeTime, ...]:
+    """Time per kernel, joined to the nodes of the file where the provider leaves kernels that can be told apart."""
+    if config.provider != "cpu":
+        return profile_nodes(file, part.feeds, config)
+    return profile_model(load(file), part.feeds, config)
+
+
+def _bounds(job: Job, model: Model) -> tuple[LayerBound, ...]:
+    """What bounds each node of the result, for a target with a profile and a model whose shapes are known."""
+    peaks = peaks_of(get_target(job.where.target))
+    if peaks is None or unbound_dims(model, job.data.dims):
+        return ()
+    return layer_bounds(model, peaks, job.data.dims)
 
 
 def _has_integers(result: PassResult) -> bool:

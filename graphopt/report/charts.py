@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 
-from graphopt.results import LayerChange, NodeTime, TimingReport, WeightHistogram
+from graphopt.results import LayerChange, LayerTime, TimingReport, WeightHistogram
 
 _ROW, _LABEL, _WIDTH = 20, 230, 860
-_INTEGER = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "Quantize")
 
 
 def layer_chart(layers: Sequence[LayerChange]) -> str:
@@ -47,21 +47,29 @@ def latency_chart(report: TimingReport) -> str:
     return _svg(len(report.timings) * _ROW, rows, "Median latency")
 
 
-def node_chart(nodes: Sequence[NodeTime], longest: float, limit: int = 20) -> str:
-    """The slowest nodes of one model, on a scale that ends at ``longest`` microseconds."""
-    span = _WIDTH - _LABEL - 270
-    rows = []
-    shown = sorted(nodes, key=lambda n: -n.microseconds)[:limit]
-    for index, node in enumerate(shown):
-        y = index * _ROW
-        width = max(1.0, span * node.microseconds / (longest or 1.0))
-        kind = (
-            "int" if node.op.startswith(("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "Quantize")) else "float"
-        )
-        rows.append(_label(y, node.name))
-        rows.append(f'<rect class="bar {kind}" x="{_LABEL}" y="{y + 3}" width="{width:.1f}" height="13" rx="2"/>')
-        rows.append(_note(_LABEL + span + 8, y, f"{node.microseconds:.3g} µs  {node.share:.1%}  {node.op}"))
-    return _svg(len(shown) * _ROW, rows, "Slowest nodes")
+_BOUNDS = {"compute": "bound by arithmetic", "memory": "bound by memory", "fixed": "bound by the cost of a node"}
+
+
+def layer_time_chart(layers: Sequence[LayerTime]) -> str:
+    """Two bars a layer, before and after the run, on one scale, with the ratio and what bounds the layer now."""
+    span, row = _WIDTH - _LABEL - 290, 26
+    longest = max((max(t.before_us, t.after_us) for t in layers), default=1.0) or 1.0
+    parts = []
+    for index, layer in enumerate(layers):
+        y = index * row
+        parts.append(_label(y + 2, layer.name))
+        for place, (time, kind) in enumerate(((layer.before_us, "float"), (layer.after_us, "int"))):
+            width = max(1.0, span * time / longest)
+            top = y + 3 + 9 * place
+            parts.append(f'<rect class="bar {kind}" x="{_LABEL}" y="{top}" width="{width:.1f}" height="8" rx="1.5"/>')
+        parts.append(_note(_LABEL + span + 8, y + 2, _time_words(layer)))
+    return _svg(len(layers) * row, parts, "Latency by layer before and after")
+
+
+def _time_words(layer: LayerTime) -> str:
+    ratio = f" {layer.before_us / layer.after_us:.1f}x" if layer.after_us and layer.before_us else ""
+    bound = f"  {_BOUNDS[layer.bound]}" if layer.bound else ""
+    return f"{layer.before_us:.3g} → {layer.after_us:.3g} µs{ratio}{bound}"
 
 
 def bar_rows(rows: Sequence[tuple[str, float, str, str]], title: str) -> str:
@@ -79,11 +87,14 @@ def bar_rows(rows: Sequence[tuple[str, float, str, str]], title: str) -> str:
 
 
 def histogram_chart(histogram: WeightHistogram) -> str:
-    """Weights of one layer before (outline) and after (filled), on a square-root scale."""
-    width, height = 260, 90
+    """Weights of one layer before (outline) and after (filled), on a square-root scale.
+
+    Dashed lines are where the weights are cut off: the ends of the quantization grid, or of what a clip left. Ticks
+    below are the steps of the grid, thinned to a power of two where they would touch.
+    """
+    width, height, foot = 260.0, 90.0, 8.0
     top = max((*histogram.before, *histogram.after, 1)) ** 0.5
-    count = len(histogram.before)
-    step = width / count
+    step = width / len(histogram.before)
     after = "".join(
         f'<rect class="bar int" x="{i * step:.1f}" y="{height - height * v**0.5 / top:.1f}" '
         f'width="{step:.2f}" height="{height * v**0.5 / top:.1f}"/>'
@@ -93,12 +104,40 @@ def histogram_chart(histogram: WeightHistogram) -> str:
     points = " ".join(
         f"{i * step + step / 2:.1f},{height - height * v**0.5 / top:.1f}" for i, v in enumerate(histogram.before)
     )
-    grid = "" if histogram.step is None else f" step {histogram.step:.3g}"
-    caption = f"{histogram.name}  [{histogram.low:.3g}, {histogram.high:.3g}]{grid}"
-    return (
-        f'<figure class="hist"><svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(caption)}">{after}'
-        f'<polyline class="outline" points="{points}"/></svg><figcaption>{escape(caption)}</figcaption></figure>'
+    scale = width / (histogram.high - histogram.low)
+    cuts = "".join(
+        f'<path class="cut" d="M{(x - histogram.low) * scale:.1f} 0V{height:.0f}"/>'
+        for x in histogram.grid or histogram.kept or ()
+        if histogram.low < x < histogram.high
     )
+    ticks, every = _ticks(histogram, scale, height, foot)
+    caption = _histogram_words(histogram, every)
+    return (
+        f'<figure class="hist"><svg viewBox="0 0 {width:.0f} {height + foot:.0f}" role="img" '
+        f'aria-label="{escape(caption)}">{after}<polyline class="outline" points="{points}"/>{cuts}'
+        f'<path class="ticks" d="{ticks}"/></svg><figcaption>{escape(caption)}</figcaption></figure>'
+    )
+
+
+def _histogram_words(histogram: WeightHistogram, every: int) -> str:
+    kept = "" if histogram.kept is None else f"; now {histogram.kept[0]:.3g} to {histogram.kept[1]:.3g}"
+    step = "" if histogram.step is None else f", step {histogram.step:.3g}"
+    tick = f", a tick every {every} steps" if every > 1 else ""
+    return f"{histogram.name}: {histogram.low:.3g} to {histogram.high:.3g}{kept}{step}{tick}"
+
+
+def _ticks(histogram: WeightHistogram, scale: float, height: float, foot: float) -> tuple[str, int]:
+    """The path of the grid's ticks, at least 4 units apart, and how many steps lie between two."""
+    if histogram.step is None or histogram.grid is None or histogram.step <= 0:
+        return "", 0
+    every = 1
+    while histogram.step * every * scale < 4.0:
+        every *= 2
+    first = math.ceil(max(histogram.low, histogram.grid[0]) / (histogram.step * every))
+    last = math.floor(min(histogram.high, histogram.grid[1]) / (histogram.step * every))
+    places = (i * histogram.step * every for i in range(first, last + 1))
+    path = "".join(f"M{(x - histogram.low) * scale:.1f} {height + 2:.0f}v{foot - 3:.0f}" for x in places)
+    return path, every
 
 
 def _svg(height: int, rows: Sequence[str], title: str) -> str:

@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from graphopt.report import charts
+from graphopt.report.roofline import bound_line
 from graphopt.report.statistics import statistics_words
+from graphopt.report.timing import LEGEND, contents, speedup
 from graphopt.report.words import arrow, cpu_line, human_bytes, number, size_arrow
 from graphopt.results import RunResult, as_json
+
+_KERNELS = 20
 
 
 def render(result: RunResult) -> str:
@@ -28,7 +32,10 @@ def render(result: RunResult) -> str:
         script=(folder / "report.js").read_text(encoding="utf-8"),
         layer_chart=charts.layer_chart(result.layers),
         latency_chart="" if result.timing is None else charts.latency_chart(result.timing),
-        node_charts=_node_charts(result),
+        layer_times="" if not result.layer_times else charts.layer_time_chart(result.layer_times),
+        kernels=_kernels(result),
+        bound_summary=bound_line(result.bounds) if result.bounds else "",
+        legend=LEGEND,
         histograms=[charts.histogram_chart(h) for h in result.histograms],
         figures=figures(result),
         data=json.dumps(as_json(result)).replace("</", "<\\/"),
@@ -59,7 +66,7 @@ def figures(result: RunResult) -> list[dict[str, str]]:
         )
     if result.timing is not None:
         first, last = result.timing.timings[0], result.timing.timings[-1]
-        ratio = "" if last.speedup is None else f"{last.speedup.value:.2f}x {last.verdict}"
+        ratio = "" if last.speedup is None else f"{speedup(last)} {last.verdict}"
         cards.append(_card("Latency", f"{first.wall_ms:.3g} ms", f"{last.wall_ms:.3g} ms", ratio, "latency"))
     else:
         cards.append(_card("Latency", "", "", f"not timed: {result.not_timed}", "latency"))
@@ -78,6 +85,7 @@ def _card(title: str, before: str, after: str, words: str, key: str) -> dict[str
     return {"title": title, "before": before, "after": after, "words": words, "key": key}
 
 
-def _node_charts(result: RunResult) -> list[dict[str, Any]]:
-    longest = max((n.microseconds for rows in result.node_times.values() for n in rows), default=1.0)
-    return [{"name": name, "chart": charts.node_chart(rows, longest)} for name, rows in result.node_times.items()]
+def _kernels(result: RunResult) -> list[dict[str, Any]]:
+    """The slowest kernels of each model, for the folded table."""
+    chosen = {n: sorted(rows, key=lambda t: -t.microseconds)[:_KERNELS] for n, rows in result.node_times.items()}
+    return [{"name": n, "rows": [{"time": t, "nodes": contents(t)} for t in rows]} for n, rows in chosen.items()]

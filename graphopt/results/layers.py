@@ -53,8 +53,27 @@ class LayerBound:
 
 
 @dataclass(frozen=True)
+class LayerTime:
+    """Time of one weighted layer a run before and after, in microseconds; 0 where it has no kernel any more.
+
+    ``bound``: what bounds it after the run, by the target's profile. ``passes``: those that changed it.
+    """
+
+    name: str
+    op: str
+    before_us: float
+    after_us: float
+    bound: Bound | None = None
+    passes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class WeightHistogram:
-    """Weights of one layer before and after, counted in the same bins. ``step`` is the quantization step, if any."""
+    """Weights of one layer before and after, counted in the same bins from ``low`` to ``high``.
+
+    ``step`` is the quantization step (the median over channels) and ``grid`` the smallest and largest number that can
+    be stored with it, both None for a float layer. ``kept`` are the extremes of the weights after the run.
+    """
 
     name: str
     low: float
@@ -62,3 +81,5 @@ class WeightHistogram:
     before: tuple[int, ...]
     after: tuple[int, ...]
     step: float | None = None
+    grid: tuple[float, float] | None = None
+    kept: tuple[float, float] | None = None

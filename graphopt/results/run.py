@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from graphopt.results.comparison import Accuracy, Comparison
-from graphopt.results.layers import LayerChange, WeightHistogram
+from graphopt.results.layers import LayerBound, LayerChange, LayerTime, WeightHistogram
 from graphopt.results.passes import PassResult, Remark
 from graphopt.results.timing import Footprint, NodeTime, TimingReport
 
@@ -24,7 +24,8 @@ class ModelFile:
 class RunResult:
     """Everything that one ``graphopt run`` found out. ``not_timed`` says why there is no timing, if there is none.
 
-    ``shortfall`` says by how much a budget was missed; the output is then the best model found.
+    ``shortfall`` says by how much a budget was missed; the output is then the best model found. ``bounds`` are those of
+    the result's nodes, ``operators`` the number of nodes before and after, by operator.
     """
 
     input: ModelFile
@@ -42,11 +43,15 @@ class RunResult:
     not_timed: str
     footprints: Mapping[str, Footprint] = field(default_factory=dict)
     node_times: Mapping[str, tuple[NodeTime, ...]] = field(default_factory=dict)
+    layer_times: tuple[LayerTime, ...] = ()
+    bounds: tuple[LayerBound, ...] = ()
+    operators: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     histograms: tuple[WeightHistogram, ...] = ()
     warnings: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     shortfall: str = ""
     report: str = ""
+    command: str = ""
 
     @property
     def size_ratio(self) -> float | None:

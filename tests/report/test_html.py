@@ -7,10 +7,12 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import pytest
 from report_sample import sample_result
 
+from graphopt.report.charts import histogram_chart
 from graphopt.report.html import figures, render, write
 from graphopt.results import as_json
 
@@ -61,8 +63,25 @@ def test_embedded_json_is_the_result():
 def test_key_figures():
     cards = {c["key"]: c for c in figures(sample_result())}
     assert cards["size"]["words"] == "0.18x"
-    assert cards["latency"]["words"] == "2.50x faster"
+    assert cards["latency"]["words"] == "2.50x [2.40, 2.60] faster"
     assert (cards["accuracy"]["before"], cards["accuracy"]["after"]) == ("0.9340", "0.9290")
+
+
+def test_histogram_marks_the_grid_and_the_clip():
+    chart = histogram_chart(sample_result().histograms[0])
+    assert chart.count('class="cut"') == 2
+    assert "a tick every 8 steps" in chart
+    assert "now -0.64 to 0.635, step 0.005" in chart
+    places = [float(x) for x in re.findall(r"M([\d.]+) 92v", chart)]
+    assert all(4 <= b - a < 8.1 for a, b in pairwise(places))
+    assert 130.0 in places
+
+
+def test_layers_show_both_times_and_what_bounds_them():
+    text = render(sample_result())
+    assert "800 → 400 µs 2.0x  bound by arithmetic" in text
+    assert "graphopt run residual.onnx --passes" in text
+    assert "<td>BatchNormalization</td>" in text
 
 
 def test_write_makes_page_and_json(tmp_path):
