@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -17,6 +17,7 @@ from graphopt.ir import Array, Tensor, Variable, is_constant
 from graphopt.model import Model
 from graphopt.runtime.materialize import session_source
 from graphopt.transforms.free_choice import again, exchanges
+from graphopt.transforms.in_float32 import in_float32
 from graphopt.transforms.keepset import KeepSet
 from graphopt.transforms.masking import Oracle
 from graphopt.transforms.selection_units import Family, find_units
@@ -92,9 +93,11 @@ def check(
     The power test exchanges one kept for one removed unit in the oracle, per family, at most ``max_families`` of them
     spread over the graph. The first tensor computed from each such family is probed. Beyond the tolerance, the float
     inputs are shuffled a few times: the range of a tensor with few elements shows only over several inputs.
+    A float16 model is checked in float32: the graph is proven, not its rounding.
     """
     if families is None:
         families = find_units(coupling).families
+    oracle, pruned = replace(oracle, model=in_float32(oracle.model)), in_float32(pruned)
     mixed = [f for f in families if 0 < int(keep.removed[f.classes].sum()) < len(f)]
     step = max(1, -(-len(mixed) // max_families)) if max_families else len(mixed) + 1
     chosen = mixed[::step]

@@ -1,0 +1,41 @@
+"""Masked equivalence of narrow models: proven in float32, whatever the narrow type rounds."""
+
+from __future__ import annotations
+
+import numpy as np
+from transforms.pruning import prune_and_check, random_keep, tiny, units_of
+
+from graphopt.transforms.in_float32 import in_float32
+
+HALF = """(float16[2,64] x, float16[64,96] w1, float16[96,80] w2, float16[80,40] w3) => (float16 y) {
+    a = MatMul(x, w1) r = Tanh(a) b = MatMul(r, w2) s = Softmax(b) c = Add(b, s) t = Tanh(c) y = MatMul(t, w3) }"""
+
+DEEP = """(float16[2,64] x, float16[64,96] w1, float16[96,80] w2, float16[80,64] w3, float16[64] w4, float16[64] w5)
+    => (float16 y) {
+    a = MatMul(x, w1) r = Tanh(a) b = MatMul(r, w2) t = Tanh(b) c = MatMul(t, w3) n = LayerNormalization(c, w4, w5)
+    y = Add(n, x) }"""
+
+
+def test_a_half_precision_model_is_proven_in_float32() -> None:
+    model = tiny(DEEP)
+    units = units_of(model)
+    found = prune_and_check(model, random_keep(units), units)
+    assert found.passed
+    assert not found.ill_conditioned
+    assert max(found.error, found.probe_error) < 1e-5
+
+
+def test_names_stay_and_the_model_is_not_touched() -> None:
+    model = tiny(HALF)
+    before = model.serialize()
+    wide = in_float32(model)
+    assert model.serialize() == before
+    assert [t.name for t in wide.graph.outputs] == ["y"]
+    assert {t.dtype for t in wide.graph.outputs} == {np.dtype(np.float32)}
+    assert {t.dtype for t in wide.graph.initializers} == {np.dtype(np.float32)}
+    assert {"a", "b", "c"} <= set(wide.graph.tensors())
+
+
+def test_a_float32_model_is_not_copied() -> None:
+    model = tiny(HALF.replace("float16", "float"))
+    assert in_float32(model) is model
