@@ -46,7 +46,7 @@ Grid: TypeAlias = tuple[float, float]
 
 
 def _dequantized(node: Node, weight: Tensor) -> tuple[Array, float | None, Grid | None]:
-    """Values of a weight as floats; when it is quantized the median step, and the range of its grid at that step."""
+    """Values of a weight as floats; when it is quantized the median step, and the range of the widest channel's grid."""
     value = constant_value(weight)
     assert value is not None
     user = next((n for n in weight.outputs if n.is_op("DequantizeLinear")), None)
@@ -57,7 +57,8 @@ def _dequantized(node: Node, weight: Tensor) -> tuple[Array, float | None, Grid 
     limits = np.iinfo(value.dtype) if value.dtype.kind in "iu" else None
     zero = constant_value(user.inputs[2]) if len(user.inputs) > 2 and not user.inputs[2].is_empty() else None
     middle = 0.0 if zero is None else float(np.median(zero.astype(np.float32)))
-    grid = None if limits is None else ((limits.min - middle) * step, (limits.max - middle) * step)
+    widest = float(np.max(scale))
+    grid = None if limits is None else ((limits.min - middle) * widest, (limits.max - middle) * widest)
     shape = [1] * value.ndim
     if scale.size > 1:
         axis = int(user.attrs.get("axis", 1))

@@ -62,4 +62,5 @@ def _word(name: str, value: float) -> str:
     template = _WORDS.get(name)
     if template is None:
         return f"{number(value)} x {name.replace('_', ' ')}"
-    return template.format(n=number(value), p=f"{value:.1%}")
+    words = template.format(n=number(value), p=f"{value:.1%}")
+    return words.replace("1 rounds", "1 round") if value == 1 else words

@@ -71,8 +71,8 @@ class LayerTime:
 class WeightHistogram:
     """Weights of one layer before and after, counted in the same bins from ``low`` to ``high``.
 
-    ``step`` is the quantization step (the median over channels) and ``grid`` the smallest and largest number that can
-    be stored with it, both None for a float layer. ``kept`` are the extremes of the weights after the run.
+    ``step`` is the quantization step (the median over channels) and ``grid`` the smallest and largest number that any
+    channel can store, both None for a float layer. ``kept`` are the extremes of the weights after the run.
     """
 
     name: str
