@@ -12,7 +12,7 @@ The factors are ``range[c]^a / weight[c]^(1-a)``; ``a`` is the one with the leas
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -278,16 +278,27 @@ class Evening:
 
 
 def plan_equalization(
-    model: Model, data: Dataset, links: Sequence[Link], batch: int | None = None, max_memory: int = 1 << 30
+    model: Model,
+    data: Dataset,
+    links: Sequence[Link],
+    batch: int | None = None,
+    max_memory: int = 1 << 30,
+    known: Mapping[str, ChannelMomentsAccumulator] | None = None,
 ) -> list[Evening]:
-    """Factors for the links where the model of the noise expects a gain, the largest gain first."""
-    requests = {id(la): Request.of(la.read.name, ChannelMoments(la.axis)) for la in links}
-    if not requests:
-        return []
-    stats = collect(model, data, requests.values(), batch=batch, max_memory=max_memory)
+    """Factors for the links where the model of the noise expects a gain, the largest gain first.
+
+    ``known``: moments of tensors, on the links' axes, that need not be collected again.
+    """
+    have = dict(known or {})
+    requests = {
+        la.read.name: Request.of(la.read.name, ChannelMoments(la.axis)) for la in links if la.read.name not in have
+    }
+    if requests:
+        stats = collect(model, data, requests.values(), batch=batch, max_memory=max_memory)
+        have |= {n: stats.typed(r, ChannelMomentsAccumulator) for n, r in requests.items()}
     found = []
     for link in links:
-        moments = stats.typed(requests[id(link)], ChannelMomentsAccumulator)
+        moments = have[link.read.name]
         if len(moments.mean) == link.channels:
             factors, gain = choose_factors(link, moments)
             found += [Evening(link, factors, gain)] if gain > 1 else []

@@ -167,7 +167,8 @@ def _read_by(link: Link, integer: set[int]) -> bool:
 
 
 def _worthwhile(run: Run, links: list[Link]) -> list[Evening]:
-    return plan_equalization(run.model, run.data, links, run.config.batch, run.config.max_memory)
+    batch = run.batch(la.read.name for la in links)
+    return plan_equalization(run.model, run.data, links, batch, run.config.max_memory, run.moments)
 
 
 def _quieter(new: Evened[tuple[Run, Quantized]], old: Evened[tuple[Run, Quantized]]) -> bool:

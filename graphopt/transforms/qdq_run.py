@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from graphopt.analysis.statistics import (
     ChannelMoments,
@@ -12,7 +12,7 @@ from graphopt.analysis.statistics import (
     Request,
     collect,
 )
-from graphopt.data.feeds import Dataset
+from graphopt.data.feeds import DEFAULT_BATCH, Dataset
 from graphopt.ir import Array, Node
 from graphopt.model import Model
 from graphopt.targets.base import Target
@@ -29,6 +29,7 @@ from graphopt.transforms.ranges import CLIPPING_WEIGHTS
 from graphopt.transforms.rounding import Rounded
 
 _ROUNDS = 3
+_BYTES = 4
 _SMOOTHS = "it evens out the channel ranges of what is rounded next"
 
 
@@ -37,7 +38,7 @@ class Run:
 
     Attributes:
         clipping: weight of clipping errors in the choice of ranges.
-        means: of the input channels of layers, by tensor.
+        moments: of the input channels of layers, by tensor.
         penalties: microseconds that count against units on integers, by node id, in the attempts that follow.
     """
 
@@ -57,7 +58,12 @@ class Run:
         self.penalties: Mapping[int, float] = {}
         self._why: dict[int, str] = {}
         self._histograms: dict[str, HistogramAccumulator] = {}
-        self.means: dict[str, Array] = {}
+        self.moments: dict[str, ChannelMomentsAccumulator] = {}
+
+    @property
+    def means(self) -> dict[str, Array]:
+        """Means of the input channels of layers, by tensor."""
+        return {n: m.mean for n, m in self.moments.items()}
 
     def evened(self, evenings: Sequence[Evening]) -> Run:
         """The same on a copy of the model with its channel ranges evened out; statistics that hold are kept."""
@@ -67,14 +73,15 @@ class Run:
         changed = {n for e in evenings for n in changed_tensors(e.link)}
         run.clipping = self.clipping
         run._histograms = {n: h for n, h in self._histograms.items() if n not in changed}
-        run.means = {n: m for n, m in self.means.items() if n not in changed}
+        run.moments = {n: m for n, m in self.moments.items() if n not in changed}
         run._why = {n.id: _SMOOTHS for n in smoothing_nodes(model.graph, evenings)}
         return run
 
     def on(self, data: Dataset) -> Run:
-        """The same with other calibration data, whose statistics are still to be collected."""
+        """The same with other calibration data, whose ranges are still to be found; moments need few samples."""
         run = Run(self.model, data, self.target, self.config, self.settings, self.profile, self.probes)
         run.clipping, run.penalties, run._why = self.clipping, self.penalties, dict(self._why)
+        run.moments = dict(self.moments)
         return run
 
     def settled(self, penalties: Mapping[int, float]) -> Quantized | None:
@@ -130,17 +137,24 @@ class Run:
         inputs = {
             u.node.inputs[0].name: 1 if u.node.op == "Conv" else -1
             for u in plan.integer
-            if u.weight is not None and u.node.inputs[0].name not in self.means
+            if u.weight is not None and u.node.inputs[0].name not in self.moments
         }
         histograms = {n: Request.of(n, Histogram()) for n in names}
         moments = {n: Request.of(n, ChannelMoments(axis)) for n, axis in inputs.items()}
         requests = [*histograms.values(), *moments.values()]
         if not requests:
             return
-        config = self.config
-        stats = collect(work, self.data, requests, batch=config.batch, max_memory=config.max_memory)
+        batch = self.batch(n for r in requests for n in r.tensors)
+        stats = collect(work, self.data, requests, batch=batch, max_memory=self.config.max_memory)
         self._histograms |= {n: stats.typed(r, HistogramAccumulator) for n, r in histograms.items()}
-        self.means |= {n: stats.typed(r, ChannelMomentsAccumulator).mean for n, r in moments.items()}
+        self.moments |= {n: stats.typed(r, ChannelMomentsAccumulator) for n, r in moments.items()}
+
+    def batch(self, names: Iterable[str]) -> int:
+        """Rows a run: as given, or so few that the tensors fill a quarter of the memory and one pass will do."""
+        if self.config.batch is not None:
+            return self.config.batch
+        row = sum(_BYTES * self.probes[n].elements for n in set(names) if n in self.probes)
+        return max(1, min(DEFAULT_BATCH, self.config.max_memory // 4 // max(row, 1)))
 
     def _note_missed(self, report: KernelReport) -> bool:
         """Mark the units that did not become integer kernels; whether there are new ones."""
