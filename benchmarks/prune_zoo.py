@@ -171,10 +171,10 @@ def main() -> int:
         except (GraphoptError, RuntimeError, ValueError, IndexError, KeyError, AssertionError, OverflowError) as error:
             row = Row(name, failure=f"{type(error).__name__}: {str(error).splitlines()[0][:150]}")
         rows.append(row)
+        if options.rows:
+            options.rows.write_text(json.dumps([asdict(r) for r in rows], indent=1))
         state = row.failure or ("ok" if row.good else "no proof" if row.ill_conditioned else "under the goal")
         print(f"{name}: -{row.macs_gone:.1%} MACs, error {row.error:.1e}, {row.seconds:.2f} s, {state}", flush=True)
-    if options.rows:
-        options.rows.write_text(json.dumps([asdict(r) for r in rows], indent=1))
     text = table(rows, options.ratio, options.align, excused)
     if options.out:
         options.out.write_text(text)

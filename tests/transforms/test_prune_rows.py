@@ -448,6 +448,18 @@ def test_control_flow_freezes_what_it_captures() -> None:
     assert units.coupling.record.opaque
 
 
+def test_a_weight_that_a_nested_graph_reads_stays_whole() -> None:
+    from graphopt.transforms.inspection import prunable
+
+    text = """(float[2,5] x, bool c, float[5,8] w1, float[8,6] w2, float[6,4] w3) => (float y, float z) {
+        a = MatMul(x, w1) h = MatMul(a, w2) y = MatMul(h, w3)
+        z = If(c) <then_branch = t () => (float[8,6] p) { p = Relu(w2) },
+                  else_branch = e () => (float[8,6] q) { q = Abs(w2) }> }"""
+    units = units_of(tiny(text))
+    assert not units.families
+    assert any("captured by a nested graph" in f.reason for f in prunable(units).frozen)
+
+
 def test_a_missing_row_freezes_and_a_users_row_opens() -> None:
     from graphopt.analysis.labels import analyse
     from graphopt.analysis.labels.rows.elementwise import unary
