@@ -46,7 +46,7 @@ Grid: TypeAlias = tuple[float, float]
 
 
 def _dequantized(node: Node, weight: Tensor) -> tuple[Array, float | None, Grid | None]:
-    """Values of a weight as floats; when it is quantized the median step, and the range of the widest channel's grid."""
+    """Values of a weight as floats; when it is quantized its median step and the ends of the widest grid."""
     value = constant_value(weight)
     assert value is not None
     user = next((n for n in weight.outputs if n.is_op("DequantizeLinear")), None)

@@ -74,7 +74,7 @@ def _time_words(layer: LayerTime) -> str:
 
 def bar_rows(rows: Sequence[tuple[str, float, str, str]], title: str) -> str:
     """One bar a row: label, length from 0 to 1, kind (``float``, ``int``, ``bad``), and the text behind it."""
-    span = _WIDTH - _LABEL - 270
+    span = _WIDTH - _LABEL - 330
     parts = []
     for index, (label, share, kind, text) in enumerate(rows):
         y = index * _ROW
@@ -148,7 +148,7 @@ def _svg(height: int, rows: Sequence[str], title: str) -> str:
 
 
 def _label(y: int, text: str) -> str:
-    short = text if len(text) <= 34 else "…" + text[-33:]
+    short = text if len(text) <= 32 else "…" + text[-31:]
     return f'<text class="label" x="{_LABEL - 8}" y="{y + 14}"><title>{escape(text)}</title>{escape(short)}</text>'
 
 

@@ -64,12 +64,18 @@ def engine_lines(engines: Iterable[EngineReport]) -> list[Text]:
             lines.append(Text(f"{engine.capability}: not built: {engine.message}", "red"))
             continue
         left = engine.float_anyway
-        text = f"{engine.capability}: {engine.quantized - len(left)} of {engine.quantized} quantized layers run in int8"
+        text = f"{engine.capability}: {engine.quantized - len(left)} of {engine.quantized} quantized layers run in {_low(engine)}"
         rest = Counter(layer.precision or "unknown" for layer in engine.layers if not layer.quantized)
         if rest:
             text += "; not quantized: " + ", ".join(f"{n} in {kind}" for kind, n in rest.items())
         lines.append(Text(text, "yellow" if left else "green" if engine.quantized else ""))
     return lines
+
+
+def _low(engine: EngineReport) -> str:
+    """The types that quantized layers run in."""
+    found = {layer.precision for layer in engine.layers if layer.quantized} & {"int8", "float8"}
+    return " and ".join(sorted(found, reverse=True)) or "int8"
 
 
 def layer_table(engine: EngineReport) -> Table:
