@@ -163,7 +163,10 @@ class _Walker:
         facts = self._facts
         if node.is_op("Constant"):
             return
-        known = self._branches(node) if node.is_op("If") else None if subgraphs(node) else self._evaluated(node)
+        if node.is_op("If", "Loop"):
+            known = self._branches(node) if node.op == "If" else self._loop(node)
+        else:
+            known = None if subgraphs(node) else self._evaluated(node)
         if known is None:
             known = self._fast(node)
         if known is None:
@@ -192,6 +195,23 @@ class _Walker:
                 self.visit(inner)
             found.append([self._facts[t] for t in branch.outputs])
         return [self._agreed(facts) for facts in zip(*found, strict=True)]
+
+    def _loop(self, node: Node) -> list[Fact] | None:
+        """What the states keep from round to round; extents that a round changes are decided by the data."""
+        (body,) = subgraphs(node)
+        states = [self._plain(self._facts[t]) for t in node.inputs[2:]]
+        for _ in range(2):
+            starts = [Fact(np.dtype(np.int64), ()), Fact(np.dtype(bool), ()), *states]
+            self._facts.table.update(zip(body.inputs, starts, strict=True))
+            for inner in body.nodes:
+                self.visit(inner)
+            ends = [self._facts[t] for t in body.outputs[1:]]
+            states = [self._agreed((before, after)) for before, after in zip(states, ends, strict=False)]
+        scans = [Fact(f.dtype, None if f.shape is None else (self._guess(), *f.shape)) for f in ends[len(states) :]]
+        return [*states, *scans]
+
+    def _plain(self, fact: Fact) -> Fact:
+        return Fact(fact.dtype, fact.shape)
 
     def _agreed(self, facts: tuple[Fact, ...]) -> Fact:
         dtype = facts[0].dtype

@@ -145,3 +145,23 @@ def test_classical_operators_in_front_do_not_hide_shapes() -> None:
     facts = interpret(model.graph, {"N": 7})
     shapes = {t.name: facts.shape(t) for n in model.graph.nodes for t in n.outputs}
     assert shapes == {"s": (7, 4), "h": (7, 6), "label": (7,), "score": (7, 3)}
+
+
+def test_a_loop_keeps_the_extents_that_no_round_changes() -> None:
+    text = """(float[2,12] x, int64 n, float[12,8] w1, float[8,6] w2) => (float y) <bool t = {1}> {
+        a = MatMul(x, w1)
+        l, grown, all = Loop<body = b (int64 k, bool c, float[2,8] s, float[m,12] g)
+            => (bool d, float[2,8] r, float[q,12] h, float[2,8] o) {
+            d = Identity(c) r = Tanh(s) h = Concat<axis=0>(g, x) o = Exp(s) }>(n, t, a, x)
+        y = MatMul(l, w2) }"""
+    model = tiny(text)
+    facts = interpret(model.graph)
+    shapes = {t.name: facts.shape(t) for node in model.graph.nodes for t in node.outputs}
+    assert shapes["l"] == (2, 8)
+    assert shapes["y"] == (2, 6)
+    grown, everything = shapes["grown"], shapes["all"]
+    assert grown is not None
+    assert everything is not None
+    assert grown[1] == 12
+    assert everything[1:] == (2, 8)
+    assert {grown[0], everything[0]} <= facts.guessed
