@@ -43,13 +43,17 @@ def run_weight_quantization(model: Model, ctx: Context, target: Target, config: 
     """Quantize, in place, and say of every other product why its weight stays.
 
     Raises:
-        UsageError: the block is not a power of two of at least 16, or learned rounding is wanted and there is no data.
+        UsageError: the target does not take the type, the block is not a power of two of at least 16, or learned
+            rounding is wanted and there is no data.
         UnsupportedError: the model cannot be raised to opset 21, which blocked DequantizeLinear needs.
     """
     if config.block < 16 or config.block & (config.block - 1):
         raise UsageError(f"block={config.block}: the kernels take powers of two from 16")
     if config.learned and ctx.settings.data is None:
         raise UsageError("learned rounding needs calibration data; give it with --data, or take rounding=nearest")
+    if config.type not in target.weight_types:
+        allowed = ", ".join(target.weight_types)
+        raise UsageError(f"target {target.name} does not take weights of type {config.type}; it takes {allowed}")
     form = config.form or target.weight_only
     grid = BlockGrid(8 if config.type == "int8" else 4, config.block, config.type != "uint4", form == "matmulnbits")
     reference = model.clone() if ctx.settings.data is not None else None

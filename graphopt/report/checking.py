@@ -64,7 +64,8 @@ def engine_lines(engines: Iterable[EngineReport]) -> list[Text]:
             lines.append(Text(f"{engine.capability}: not built: {engine.message}", "red"))
             continue
         left = engine.float_anyway
-        text = f"{engine.capability}: {engine.quantized - len(left)} of {engine.quantized} quantized layers run in {_low(engine)}"
+        share = f"{engine.quantized - len(left)} of {engine.quantized}"
+        text = f"{engine.capability}: {share} quantized layers run in {_low(engine)}"
         rest = Counter(layer.precision or "unknown" for layer in engine.layers if not layer.quantized)
         if rest:
             text += "; not quantized: " + ", ".join(f"{n} in {kind}" for kind, n in rest.items())

@@ -73,7 +73,7 @@ class EngineReport:
     @property
     def float_anyway(self) -> tuple[LayerPrecision, ...]:
         """Layers that have Q/DQ and yet do not compute on integers."""
-        return tuple(layer for layer in self.layers if layer.quantized and layer.precision != "int8")
+        return tuple(layer for layer in self.layers if layer.quantized and layer.precision not in ("int8", "float8"))
 
 
 @dataclass(frozen=True)

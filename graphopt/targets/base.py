@@ -155,6 +155,7 @@ class Target:
         no_int8: why there is no int8 at all; "" when there is.
         dynamic: operators with a kernel that quantizes its input as it runs.
         weight_only: the form of weights in few bits that runs best: MatMulNBits, or DequantizeLinear with blocks.
+        weight_types: types that weights may have there when only they are quantized.
         no_half: operators that stay in float32 when a model is cast to float16 or bfloat16. ``half_note``: what the
             user should know about half precision there.
     """
@@ -180,6 +181,7 @@ class Target:
     no_int8: str = ""
     dynamic: tuple[str, ...] = ()
     weight_only: Literal["matmulnbits", "dequantize"] = "dequantize"
+    weight_types: tuple[str, ...] = ("int4", "uint4", "int8")
     no_half: tuple[str, ...] = ()
     half_note: str = ""
 

@@ -133,6 +133,7 @@ TENSORRT = Target(
     ),
     provider="TensorrtExecutionProvider",
     types=(("int8", "int8"), ("float8e4m3fn", "float8e4m3fn")),
+    weight_types=("int4", "int8"),
     no_half=_NO_HALF,
 )
 

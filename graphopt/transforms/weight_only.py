@@ -7,7 +7,7 @@ with ``block_size`` (opset 21) before the product, which is plain ONNX.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -43,7 +43,14 @@ class WeightLayer:
         """The matrix as [outputs, inputs], float32."""
         value = constant_value(self.weight)
         assert value is not None
-        return value if self.transposed else value.T
+        return (value if self.transposed else value.T).astype(np.float32, copy=False)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the matrix, and so of the product."""
+        value = constant_value(self.weight)
+        assert value is not None
+        return value.dtype
 
 
 def find_matrices(model: Model, least: int) -> list[WeightLayer]:
@@ -59,8 +66,8 @@ def find_matrices(model: Model, least: int) -> list[WeightLayer]:
 def _problem(node: Node, least: int) -> str:
     value = constant_value(node.inputs[1])
     name = node.inputs[1].name
-    if value is None or value.dtype != np.float32:
-        return f"weight {name!r} is {'not a tensor' if value is None else value.dtype}, not float32"
+    if value is None or value.dtype not in (np.float32, np.float16):
+        return f"weight {name!r} is {'not a tensor' if value is None else value.dtype}, not float32 or float16"
     if value.ndim != 2:
         return f"weight {name!r} has {value.ndim} axes, not two"
     if value.size < least:
@@ -103,7 +110,10 @@ class WeightWriter:
     def _constants(self, layer: WeightLayer, arrays: list[Array | None]) -> list[Tensor]:
         names = ("quantized", "scale", "zero_point")
         return [
-            layer.graph.new_constant(f"{layer.weight.name}_{suffix}", np.ascontiguousarray(array))
+            layer.graph.new_constant(
+                f"{layer.weight.name}_{suffix}",
+                np.ascontiguousarray(array.astype(layer.dtype) if suffix == "scale" else array),
+            )
             for suffix, array in zip(names, arrays, strict=True)
             if array is not None
         ]
@@ -115,7 +125,7 @@ class WeightWriter:
             self._made[key] = self._constants(layer, list(matmulnbits(weight)))
         outputs, attrs = len(weight.stored), node.attrs
         bias = node.inputs[2] if len(node.inputs) > 2 and not node.inputs[2].is_empty() else None
-        factors = {name: np.float32(attrs.get(name, 1.0)) for name in ("alpha", "beta")}
+        factors = {name: np.asarray(attrs.get(name, 1.0), layer.dtype) for name in ("alpha", "beta")}
         source, result, label = node.inputs[0], node.outputs[0], node.name or node.op
         node.outputs.clear()
         made = graph.add_node(

@@ -230,6 +230,23 @@ def test_the_searched_range_is_never_worse_than_the_extremes(symmetric):
     assert np.square(found - weight).sum() < np.square((plain * scale[..., None]).reshape(64, 256) - weight).sum()
 
 
+@pytest.mark.parametrize("form", ["matmulnbits", "dequantize"])
+@pytest.mark.parametrize("kind", ["int4", "int8"])
+def test_a_float16_model_keeps_float16_scales(form, kind):
+    proto = gemm(alpha=0.5)
+    half, _ = quantized(proto, "cast")
+    result, done = quantized(half, f"quantize_weights:form={form}:type={kind}")
+    assert said(done)["a"].startswith("weight in")
+    assert TensorProto.FLOAT16 in {t.data_type for t in result.graph.initializer}
+    assert TensorProto.FLOAT not in {t.data_type for t in result.graph.initializer}
+    assert sqnr(run(proto, x())[0], run(result, x())[0]) > LEAST[kind] - 1
+
+
+def test_a_type_that_the_target_does_not_take():
+    with pytest.raises(UsageError, match="tensorrt does not take weights of type uint4; it takes int4, int8"):
+        quantized(product(), "quantize_weights:type=uint4", target="tensorrt")
+
+
 def test_the_own_transformer():
     images = np.load(MODELS / "data" / "fashion_mnist_calib.npz")["x"]
     proto = onnx.load(MODELS / "transformer.onnx")
