@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from graphopt.errors import UnsupportedError, UsageError, ValidationError
+from graphopt.errors import UsageError, ValidationError
 from graphopt.model import Model
 from graphopt.pipeline.context import Context
 from graphopt.pipeline.options import Options, Tunable, option
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from graphopt.transforms.data_free import Merge
     from graphopt.transforms.exact_constants import Folding
     from graphopt.transforms.keepset import KeepSet
-    from graphopt.transforms.masking import Oracle
     from graphopt.transforms.selection import Budget, Policy
     from graphopt.transforms.selection_units import Units
 
@@ -122,6 +121,7 @@ class Prune(Pass[PruneOptions]):
         raise ValidationError(f"prune: {len(frozen)} tensors have extents that cannot be followed; exclude their nodes")
 
     def _prune(self, model: Model, ctx: Context, frozen: dict[str, str]) -> None:
+        from graphopt.pipeline import proof
         from graphopt.snapshot import restore
         from graphopt.transforms import masking, slicing
         from graphopt.transforms.selection import macs, parameters
@@ -138,15 +138,19 @@ class Prune(Pass[PruneOptions]):
             return
         feeds = self._feeds(coupling, ctx) if self.options.verify else {}
         oracle = masking.build(model, coupling, keep) if self.options.verify else None
-        merges = self._merges(units, keep, ctx)
+        exact = folding is not None and not self.options.replay
+        original = model.clone() if exact and self.options.verify else None
+        merges = self._merges(units, keep, ctx) if folding is None else []
         report = slicing.apply(keep)
         _explain(units, keep, ctx)
         for name in dict.fromkeys(report.pinned):
             ctx.note(name, "computed from extents at run time; patched to what it must be")
         if oracle is not None:
-            self._verify(model, oracle, units, keep, feeds, ctx)
+            proof.masked(model, oracle, units, keep, feeds, ctx)
         if folding is not None:
             ctx.count("constants folded into biases", folding.apply(model.graph, keep))
+        if original is not None:
+            proof.unchanged(original, model, feeds, ctx)
         _record_origins(coupling, keep, ctx)
         self._apply_merges(model, merges, keep, ctx)
         self._recover(model, ctx)
@@ -336,40 +340,6 @@ class Prune(Pass[PruneOptions]):
             if batch is not None:
                 return dict(batch.feeds)
         return seeded_feeds(coupling.graph, coupling.facts, ctx.settings.seed)
-
-    def _verify(
-        self, model: Model, oracle: Oracle, units: Units, keep: KeepSet, feeds: dict[str, Array], ctx: Context
-    ) -> None:
-        from graphopt.transforms.equivalence import check
-
-        try:
-            found = check(model, oracle, units.coupling, keep, feeds, units.families)
-        except UnsupportedError as error:
-            ctx.warn(None, f"not proven: {error}")
-            return
-        ctx.count("masked error", found.error)
-        ctx.count("classes exchanged", found.tested)
-        ctx.count("inconclusive", len(found.inconclusive))
-        if not found.passed:
-            raise ValidationError(
-                f"prune: the result differs from the masked model by {max(found.error, found.probe_error):.2e} of the "
-                f"output range (allowed {found.tolerance:.0e}); this is a bug in an operator's rule, please report it"
-            )
-        if found.ill_conditioned:
-            ctx.warn(
-                None,
-                f"no proof: the error against the masked model, {found.error:.1e} of the output range, is above the "
-                f"tolerance, but changing the inputs by one rounding unit moves the outputs by {found.noise:.1e}",
-            )
-        else:
-            ctx.note(None, f"equals the masked model: error {found.error:.1e} of the output range")
-        for name in found.unstable:
-            ctx.warn(
-                name,
-                "not comparable: it lies behind a sort or threshold that rounding decides; what is in front agrees",
-            )
-        for name in found.inconclusive:
-            ctx.warn(name, "inconclusive: exchanging a kept for a removed unit moved nothing by 100 tolerances")
 
 
 def _record_origins(coupling: Coupling, keep: KeepSet, ctx: Context) -> None:

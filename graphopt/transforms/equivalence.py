@@ -205,6 +205,17 @@ def identical(first: Model, second: Model, feeds: Mapping[str, Array]) -> bool:
     return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(*outputs, strict=True))
 
 
+def largest_difference(first: Model, second: Model, feeds: Mapping[str, Array]) -> float:
+    """The largest difference of any output, over its range on ``feeds`` and shuffles of it, optimizations off.
+
+    Raises:
+        UnsupportedError: ONNX Runtime has no kernel for an operator.
+    """
+    sessions = [_session(model, [], "the model") for model in (first, second)]
+    runs = [list(zip(*(s.run(None, dict(f)) for s in sessions), strict=True)) for f in (feeds, *_shuffled(feeds))]
+    return max((_over(pairs) for pairs in zip(*runs, strict=True)), default=0.0)
+
+
 def _noise(pair: _Pair, feeds: Mapping[str, Array], expected: Sequence[Array]) -> tuple[float, float]:
     """The largest change of an output, and of a probe, when float inputs change by one unit in the last place; in a
     model that quantizes (its inputs, to begin with) float vectors such as scales of normalisations change as well."""

@@ -95,9 +95,22 @@ def test_constant_units_become_biases(name: str) -> None:
     result = run(model)
     assert result.guarantee == "equivalent"
     assert result.statistics["constants folded into biases"] == 1
+    assert any("outputs are those of the model before" in r.message for r in result.remarks)
     assert {k: shapes(model)[k] for k in expected} == expected
     after = outputs(model, shape)
     assert np.abs(after - before).max() <= 1e-5 * np.ptp(before)
+
+
+def test_without_amount_or_data_nothing_is_merged_either() -> None:
+    """That is the exact mode: what is removed is made up for by constants only."""
+    text, shape, (weight, index), _ = FOLDED["gemm_bias"]
+    model = tiny(text, 20)
+    blank(model, weight, index)
+    before = outputs(model, shape)
+    result = run(model, "prune")
+    assert result.changed
+    assert "layers recovered without data" not in result.statistics
+    assert np.abs(outputs(model, shape) - before).max() <= 1e-5 * np.ptp(before)
 
 
 def test_zero_padding_keeps_a_constant_and_says_so() -> None:
@@ -148,3 +161,16 @@ def test_exact_manifest_folds_again_on_replay(tmp_path) -> None:
     run(first, f"prune:mode=exact:manifest='{path}'")
     run(second, f"prune:replay='{path}'")
     assert np.abs(outputs(second, shape) - before).max() <= 1e-5 * np.ptp(before)
+
+
+def test_a_wrong_fold_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    from graphopt.errors import GraphoptError
+    from graphopt.transforms.exact_constants import Folding
+
+    monkeypatch.setattr(Folding, "apply", lambda self, graph, keep: 0)
+    text, _, (weight, index), _ = FOLDED["gemm_bias"]
+    model = tiny(text, 20)
+    blank(model, weight, index)
+    model.graph.set_weight(model.graph.tensors()["b1"], np.full(8, 2.0, np.float32))
+    with pytest.raises(GraphoptError, match="exact mode changed outputs"):
+        run(model)
