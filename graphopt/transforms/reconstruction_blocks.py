@@ -84,6 +84,8 @@ def _maps(
     targets = wanted[last.source]
     targets = targets if last.kept is None else targets[..., last.kept]
     targets = targets if last.scales is None else targets * last.scales.astype(np.float32)
+    if axis == -1 and targets.shape[:-1] != found[own[0]].shape[:-1]:
+        return None
     other = None if last.other is None else found[own[1]]
     return None if other is not None and other.shape != targets.shape else Maps(found[own[0]], targets, other)
 
@@ -91,13 +93,16 @@ def _maps(
 def _gather(
     model: Model, dataset: Dataset, names: Sequence[str], axis: int, options: ReconstructionOptions
 ) -> dict[str, Array] | None:
-    """Whole tensors of all samples, channels last."""
+    """Whole tensors of all samples, channels last; None when the batch is no axis of its own, or sizes differ."""
     found: dict[str, list[Array]] = {n: [] for n in names}
     with exposed(model, names, options.threads) as session:
         for item in dataset.iter_batches(options.batch):
             rows = Rows(item.rows, item.valid, item.start)
             for name, value in session.run(item.feeds).items():
-                found[name].append(np.moveaxis(rows.samples(value), axis, -1).astype(np.float32))
+                samples = rows.samples(value)
+                if samples.ndim != value.ndim:
+                    return None
+                found[name].append(np.moveaxis(samples, axis, -1).astype(np.float32))
     if any(len({b.shape[1:] for b in blocks}) > 1 for blocks in found.values()):
         return None
     if len({len(np.concatenate(b)) for b in found.values()}) > 1:

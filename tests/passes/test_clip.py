@@ -116,7 +116,7 @@ def test_with_data_what_is_left_is_fitted_and_zeros_stay():
     assert np.array_equal(fitted == 0, plain == 0)
     assert after < 0.5 * before
     assert "output error after recovery" in done.statistics
-    saturated, before, _ = error(above="0.4", recover=False)
+    _, before, _ = error(above="0.4", recover=False)
     _, after, done = error(above="0.4")
     assert after < before
     assert any("scale and bias" in r.message for r in done.remarks)
