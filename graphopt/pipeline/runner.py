@@ -42,6 +42,7 @@ from graphopt.runtime.compare import compare
 from graphopt.runtime.evaluate import evaluate, load_metric
 from graphopt.runtime.footprint import measure_footprint
 from graphopt.runtime.materialize import session_source
+from graphopt.runtime.openvino_session import OpenVinoSession
 from graphopt.runtime.profile import profile_nodes
 from graphopt.runtime.session import Session, SessionConfig
 from graphopt.runtime.timing import Contender, TimingPlan, time_models
@@ -265,9 +266,10 @@ def _measured(
     elif job.output is not None and not not_timed:
         part = bench.batch()
         files = {job.model.name: job.model, job.output.name: job.output}
-        timing = time_models([_contender(n, f, bench.config, part) for n, f in files.items()], TimingPlan())
-        footprints = {n: measure_footprint(f, part.feeds, bench.config, processes=1) for n, f in files.items()}
-        nodes = {n: _profiled(f, part, bench.config) for n, f in files.items()}
+        timing = time_models([_contender(n, f, bench, part) for n, f in files.items()], TimingPlan())
+        if bench.place.runtime == "onnxruntime":
+            footprints = {n: measure_footprint(f, part.feeds, bench.config, processes=1) for n, f in files.items()}
+            nodes = {n: _profiled(f, part, bench.config) for n, f in files.items()}
     bounds = _bounds(job, run.model)
     return RunResult(
         input=describe_file(job.model),
@@ -294,8 +296,13 @@ def _measured(
     )
 
 
-def _contender(name: str, file: Path, config: SessionConfig, part: Batch) -> Contender:
-    return Contender(name, Session(file, config), part.feeds, part.rows, lambda: Session(file, config))
+def _contender(name: str, file: Path, bench: _Bench, part: Batch) -> Contender:
+    def opened() -> Session | OpenVinoSession:
+        if bench.place.runtime == "openvino":
+            return OpenVinoSession(file, bench.config.threads)
+        return Session(file, bench.config)
+
+    return Contender(name, opened(), part.feeds, part.rows, opened)
 
 
 def _profiled(file: Path, part: Batch, config: SessionConfig) -> tuple[NodeTime, ...]:
