@@ -13,7 +13,7 @@ import numpy as np
 from graphopt.analysis.labels import Coupling
 from graphopt.analysis.labels.solve import Bools
 from graphopt.errors import UsageError
-from graphopt.transforms.free_choice import explain
+from graphopt.transforms.free_choice import block_masks, explain
 from graphopt.transforms.keepset import KeepSet
 
 FORMAT = "graphopt-keep-1"
@@ -21,6 +21,8 @@ FORMAT = "graphopt-keep-1"
 
 def write_manifest(keep: KeepSet, constants: bool = False) -> dict[str, Any]:
     """The keep-set by weight: original extents and removed positions of every axis that changes. Plain JSON data.
+
+    ``by_block``: in the weight of a grouped convolution each block of rows has lost positions of its own on this axis.
 
     ``constants``: units that are constant went into biases, and do so again when the manifest is replayed.
     """
@@ -36,6 +38,10 @@ def write_manifest(keep: KeepSet, constants: bool = False) -> dict[str, Any]:
                 else f"{tensor.name}@{edges[0][0].name}:{edges[0][1]}"
             )
             weights[key] = {"shape": [len(a) for a in axes], "removed": removed}
+            masks = block_masks(keep, edges[0])
+            if masks is not None:
+                lists = [np.flatnonzero(~m).tolist() for m in masks]
+                weights[key]["by_block"] = {"axis": keep.coupling.record.blocked[edges[0]].place, "removed": lists}
     return {"format": FORMAT, "constants": constants, "weights": dict(sorted(weights.items()))}
 
 

@@ -32,14 +32,29 @@ def undo(pruned: Model, original: Model, manifest: Mapping[str, Any]) -> Model:
             for axis, extent in enumerate(entry["shape"])
         ]
         _check(key, before, after, entry["shape"], [len(k) for k in kept])
-        value = np.array(before)
-        value[np.ix_(*kept)] = after
-        result.graph.set_weight(old, value)
+        result.graph.set_weight(old, _put(np.array(before), after, kept, entry.get("by_block")))
     for name in (full.keys() & small.keys()) - data["weights"].keys():
         own, new = constant_value(full[name]), constant_value(small[name])
         if own is not None and new is not None and own.shape == new.shape and new.dtype.kind in "fV":
             result.graph.set_weight(full[name], new)
     return result
+
+
+def _put(value: Array, small: Array, kept: list[Array], by_block: Mapping[str, Any] | None) -> Array:
+    """``value`` with ``small`` at the kept positions."""
+    if by_block is None:
+        value[np.ix_(*kept)] = small
+        return value
+    place, lists = int(by_block["axis"]), by_block["removed"]
+    rows = len(value) // len(lists)
+    start = 0
+    for block, removed in enumerate(lists):
+        own = kept[0][kept[0] // rows == block]
+        places = list(kept)
+        places[0], places[place] = own, np.delete(np.arange(value.shape[place]), removed)
+        value[np.ix_(*places)] = small[start : start + len(own)]
+        start += len(own)
+    return value
 
 
 def _pair(key: str, full: Mapping[str, Tensor], small: Mapping[str, Tensor]) -> tuple[Tensor, Array, Array]:

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from transforms.pruning import prune_and_check, random_keep, tiny, units_of
 
+from graphopt.transforms import slicing
 from graphopt.transforms.free_choice import refine
 from graphopt.transforms.keepset import KeepSet
 from graphopt.transforms.manifest import read_manifest, write_manifest
 from graphopt.transforms.selection import Policy, by_ratio
 from graphopt.transforms.selection_units import Units
+from graphopt.transforms.undo import undo
 
 # name: (graph, opset, how many groups are free)
 FREE: dict[str, tuple[str, int, int]] = {
@@ -114,6 +116,18 @@ def test_manifests_hold_free_choices(name: str) -> None:
     replayed = read_manifest(again.coupling, json.loads(json.dumps(manifest)))
     assert write_manifest(replayed) == manifest
     assert prune_and_check(other, replayed, again).passed
+
+
+@pytest.mark.parametrize("name", ["grouped_conv", "grouped_transpose", "grouped_after_grouped"])
+def test_undo_knows_the_blocks(name: str) -> None:
+    text, opset, _ = FREE[name]
+    model, original = tiny(text, opset), tiny(text, opset)
+    units = units_of(model)
+    keep = freely(units, 1)
+    manifest = json.loads(json.dumps(write_manifest(keep)))
+    assert any("by_block" in entry for entry in manifest["weights"].values())
+    slicing.apply(keep)
+    assert undo(model, original, manifest).serialize() == original.serialize()
 
 
 def test_each_group_loses_its_own_least() -> None:
