@@ -40,8 +40,8 @@ def sample_result() -> RunResult:
     )
     cpu = CpuInfo("Test CPU", "x86_64", 2, 2, True, ("avx2", "avx512_vnni"))
     timings = (
-        Timing("original", 10.0, 9.9, 0.4, 10.0, 10.4, 11.2, 300, 15, 1, 100.0, ("CPU",), "reference"),
-        Timing("result", 4.0, 4.0, 0.2, 4.0, 4.2, 4.9, 700, 15, 1, 250.0, ("CPU",), "faster", Ratio(2.5, 2.4, 2.6)),
+        Timing("residual.onnx", 10.0, 9.9, 0.4, 10.0, 10.4, 11.2, 300, 15, 1, 100.0, ("CPU",), "reference"),
+        Timing("small.onnx", 4.0, 4.0, 0.2, 4.0, 4.2, 4.9, 700, 15, 1, 250.0, ("CPU",), "faster", Ratio(2.5, 2.4, 2.6)),
     )
     outputs = (OutputComparison("logits", "float32", 0.5, 0.1, 0.02, 0.9991, 31.2, 0.987),)
     accuracy = Accuracy("top-1", 0.934, 0.929, -0.005, -0.012, 0.002, 1000)
@@ -71,8 +71,8 @@ def sample_result() -> RunResult:
         accuracy=accuracy,
         timing=TimingReport(timings, "cpu", 1, cpu, True),
         not_timed="",
-        footprints={"original": Footprint(12.0, 30.0, 90_000_000, 50_000_000)},
-        node_times={"result": nodes},
+        footprints={"residual.onnx": Footprint(12.0, 30.0, 90_000_000, 50_000_000)},
+        node_times={"small.onnx": nodes},
         layer_times=(
             LayerTime("layer1.conv1", "Conv", 800.0, 400.0, "compute", ("prune", "quantize")),
             LayerTime("everything else", "", 200.0, 0.0),

@@ -37,7 +37,17 @@ from graphopt.pipeline.registry import Registry
 from graphopt.pipeline.reproducer import Reproducer
 from graphopt.pipeline.search import search
 from graphopt.pipeline.stats import measure
-from graphopt.results import Accuracy, Comparison, LayerBound, ModelFile, NodeTime, PassResult, RunResult, numbered
+from graphopt.results import (
+    Accuracy,
+    Comparison,
+    LayerBound,
+    ModelFile,
+    NodeTime,
+    PassResult,
+    RunResult,
+    numbered,
+    timed_names,
+)
 from graphopt.runtime.compare import compare
 from graphopt.runtime.evaluate import evaluate, load_metric
 from graphopt.runtime.footprint import measure_footprint
@@ -265,7 +275,8 @@ def _measured(
         not_timed = "not asked for (--no-time)"
     elif job.output is not None and not not_timed:
         part = bench.batch()
-        files = {job.model.name: job.model, job.output.name: job.output}
+        names = timed_names(job.model.name, job.output.name)
+        files = dict(zip(names, (job.model, job.output), strict=True))
         timing = time_models([_contender(n, f, bench, part) for n, f in files.items()], TimingPlan())
         if bench.place.runtime == "onnxruntime":
             footprints = {n: measure_footprint(f, part.feeds, bench.config, processes=1) for n, f in files.items()}

@@ -57,7 +57,8 @@ def layer_time_chart(layers: Sequence[LayerTime]) -> str:
     parts = []
     for index, layer in enumerate(layers):
         y = index * row
-        parts.append(_label(y + 2, layer.name))
+        changed = f" ({', '.join(layer.passes)})" if layer.passes else ""
+        parts.append(_label(y + 2, layer.name, layer.name + changed))
         for place, (time, kind) in enumerate(((layer.before_us, "float"), (layer.after_us, "int"))):
             width = max(1.0, span * time / longest)
             top = y + 3 + 9 * place
@@ -147,9 +148,10 @@ def _svg(height: int, rows: Sequence[str], title: str) -> str:
     )
 
 
-def _label(y: int, text: str) -> str:
+def _label(y: int, text: str, title: str = "") -> str:
     short = text if len(text) <= 32 else "…" + text[-31:]
-    return f'<text class="label" x="{_LABEL - 8}" y="{y + 14}"><title>{escape(text)}</title>{escape(short)}</text>'
+    hint = f"<title>{escape(title or text)}</title>"
+    return f'<text class="label" x="{_LABEL - 8}" y="{y + 14}">{hint}{escape(short)}</text>'
 
 
 def _note(x: float, y: int, text: str) -> str:

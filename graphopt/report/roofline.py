@@ -9,10 +9,8 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from graphopt.analysis.roofline import Peaks
-from graphopt.report.words import number
+from graphopt.report.words import BOUND_WORDS, number
 from graphopt.results import LayerBound
-
-_WORDS = {"compute": "arithmetic", "memory": "memory", "fixed": "cost of a node"}
 
 
 def bound_items(
@@ -39,7 +37,7 @@ def bound_items(
 
 def bound_word(row: LayerBound) -> str:
     """What bounds a node."""
-    return _WORDS[row.bound]
+    return BOUND_WORDS[row.bound]
 
 
 def bound_line(bounds: Sequence[LayerBound]) -> str:

@@ -9,9 +9,9 @@ from rich.table import Table
 
 from graphopt.analysis.difference import Change
 from graphopt.report.statistics import statistics_words
-from graphopt.report.timing import footprint_table, speedup, timing_notes, timing_table
+from graphopt.report.timing import footprint_table, layer_time_table, speedup, timing_notes, timing_table
 from graphopt.report.words import arrow, human_bytes, new_table, number, size_arrow, yes_no
-from graphopt.results import Accuracy, Comparison, PassResult, Remark, RunResult
+from graphopt.results import Accuracy, Comparison, PassResult, Remark, RunResult, timed_names
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -125,8 +125,11 @@ def show_run(result: RunResult, remarks: int | None = None) -> list[RenderableTy
         items.append(comparison_table(result.comparison))
     if result.timing is not None:
         items += [timing_table(result.timing), *timing_notes(result.timing)]
+    if result.layer_times:
+        items.append(layer_time_table(result.layer_times, remarks))
     if result.footprints and result.output is not None:
-        sizes = {result.input.name: result.input.bytes, result.output.name: result.output.bytes}
+        names = timed_names(result.input.name, result.output.name)
+        sizes = dict(zip(names, (result.input.bytes, result.output.bytes), strict=True))
         items.append(footprint_table(result.footprints, sizes))
     return [*items, *verdict_lines(result)]
 

@@ -8,8 +8,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from graphopt.report.words import cpu_line, human_bytes, new_table, number
-from graphopt.results import Footprint, NodeTime, SweepPoint, Timing, TimingReport
+from graphopt.report.words import BOUND_WORDS, cpu_line, human_bytes, new_table, number
+from graphopt.results import Footprint, LayerTime, NodeTime, SweepPoint, Timing, TimingReport
 
 _VERDICT_STYLE = {"faster": "green", "slower": "red", "same": "", "noise": "dim", "reference": ""}
 LEGEND = (
@@ -104,6 +104,23 @@ def profile_table(name: str, rows: Sequence[NodeTime], limit: int = 15) -> Table
         rate = f"{row.macs / row.microseconds / 1000:.1f}" if row.macs and row.microseconds else ""
         output = ", ".join(row.outputs[:1])
         table.add_row(row.op, number(row.microseconds), f"{row.share:.1%}", rate, contents(row), output)
+    return table
+
+
+def layer_time_table(layers: Sequence[LayerTime], limit: int | None = None) -> Table:
+    """Time of each layer before and after a run, what bounds it now, and the passes that changed it."""
+    table = new_table("Latency by layer")
+    for title in ("layer", "before µs", "after µs", "speed-up", "bound by", "changed by"):
+        right = title in ("before µs", "after µs", "speed-up")
+        table.add_column(title, justify="right" if right else "left", overflow="fold")
+    slowest = sorted(layers, key=lambda t: -max(t.before_us, t.after_us))[:limit]
+    for row in layers:
+        if row in slowest:
+            ratio = f"{row.before_us / row.after_us:.1f}x" if row.before_us and row.after_us else ""
+            bound = "" if row.bound is None else BOUND_WORDS[row.bound]
+            table.add_row(row.name, number(row.before_us), number(row.after_us), ratio, bound, ", ".join(row.passes))
+    if limit is not None and len(layers) > limit:
+        table.caption = f"the {limit} slowest of {len(layers)}; -v or --json shows all"
     return table
 
 

@@ -8,6 +8,8 @@ from rich.table import Table
 
 from graphopt.results import CpuInfo, GraphStats
 
+BOUND_WORDS = {"compute": "arithmetic", "memory": "memory", "fixed": "cost of a node"}
+
 
 def cpu_line(cpu: CpuInfo) -> str:
     """The processor and whether it has VNNI."""

@@ -9,7 +9,7 @@ from graphopt.results.comparison import Accuracy, Comparison, OutputComparison, 
 from graphopt.results.layers import Bound, LayerBound, LayerChange, LayerTime, WeightHistogram
 from graphopt.results.passes import GraphStats, PassResult, Remark, RemarkKind, numbered
 from graphopt.results.plain import as_json
-from graphopt.results.run import ModelFile, RunResult
+from graphopt.results.run import ModelFile, RunResult, timed_names
 from graphopt.results.timing import (
     Availability,
     CpuInfo,
@@ -58,4 +58,5 @@ __all__ = [
     "WeightHistogram",
     "as_json",
     "numbered",
+    "timed_names",
 ]

@@ -20,6 +20,11 @@ class ModelFile:
     sha256: str
 
 
+def timed_names(first: str, second: str) -> tuple[str, str]:
+    """What input and output are called side by side: their file names, told apart where they are the same."""
+    return (first, second) if first != second else (f"{first} (input)", f"{second} (output)")
+
+
 @dataclass(frozen=True)
 class RunResult:
     """Everything that one ``graphopt run`` found out. ``not_timed`` says why there is no timing, if there is none.

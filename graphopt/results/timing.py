@@ -43,8 +43,7 @@ class NodeTime:
     """Time of one node of the optimized graph a run, in microseconds: the median over runs and its share of all.
 
     ``name`` is the runtime's (fused nodes have new names); shapes are text such as ``float[1,3,8,8]``. ``nodes`` are
-    the nodes of the file that are in it, where that is known, ``macs`` what they count, and ``passes`` the passes of
-    the run that made or changed them.
+    the nodes of the file that are in it, where that is known, and ``macs`` what they count.
     """
 
     name: str
@@ -57,7 +56,6 @@ class NodeTime:
     outputs: tuple[str, ...] = ()
     nodes: tuple[str, ...] = ()
     macs: int = 0
-    passes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

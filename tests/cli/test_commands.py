@@ -210,3 +210,13 @@ def test_limit_applies_only_the_first_rewrites(graphopt, net, tmp_path, limit):
     words = ("run", net, "--passes", "cleanup", "--limit", limit, "-o", tmp_path / "o.onnx", "--no-time")
     assert graphopt(*words).code == 0
     assert len(onnx.load(tmp_path / "o.onnx").graph.node) == 4 - limit
+
+
+def test_output_of_the_same_name_in_another_folder_is_timed_against_the_input(graphopt, net, tmp_path):
+    (tmp_path / "out").mkdir()
+    done = graphopt("run", net, "--passes", "cleanup", "-o", tmp_path / "out" / net.name, "--json")
+    assert done.code == 0, done.err
+    names = [t["name"] for t in done.json["timing"]["timings"]]
+    assert names == ["net.onnx (input)", "net.onnx (output)"]
+    assert len(done.json["layer_times"]) == 3
+    assert set(done.json["footprints"]) == set(names)

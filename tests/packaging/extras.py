@@ -20,7 +20,12 @@ CHECKS = {
     ),
     "openvino": (
         "from graphopt.runtime.openvino_session import openvino_installed; assert openvino_installed()",
-        ("tests/runtime/test_openvino_session.py", "tests/cli/test_bench.py", "tests/cli/test_openvino_run.py"),
+        (
+            "tests/runtime/test_openvino_session.py",
+            "tests/cli/test_bench.py",
+            "tests/cli/test_openvino_run.py",
+            "tests/targets/checks/test_ort_rules.py",
+        ),
     ),
 }
 

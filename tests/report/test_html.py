@@ -97,21 +97,49 @@ def test_parts_may_be_missing(missing):
     assert render(replace(sample_result(), **{missing: None}, not_timed="no CUDA device"))
 
 
-def test_page_loads_in_chromium_without_errors(tmp_path):
+@pytest.fixture
+def browse(tmp_path):
+    """Load a page in headless Chromium, with extra options; gives the DOM and the log."""
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no Chromium here")
+
+    def load(page, *words):
+        command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+        command += ["--disable-background-networking", "--no-first-run", "--enable-logging=stderr", *words]
+        done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120, check=False)
+        assert "Uncaught" not in done.stderr
+        assert "Failed to load" not in done.stderr
+        return done.stdout
+
+    return load
+
+
+def test_page_loads_in_chromium_and_shows_the_figures_of_the_json(tmp_path, browse):
     page = write(sample_result(), tmp_path)
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    command += [
-        "--disable-background-networking",
-        "--no-first-run",
-        "--enable-logging=stderr",
-        "--dump-dom",
-        page.as_uri(),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert 'data-figure="size"' in done.stdout
-    assert 'id="find"' in done.stdout
-    assert "hidden" not in re.search(r"<input id=\"find\"[^>]*>", done.stdout)[0]
-    assert "Uncaught" not in done.stderr
+    dom = browse(page, "--dump-dom")
+    assert "hidden" not in re.search(r"<input id=\"find\"[^>]*>", dom)[0]
+    found = json.loads((tmp_path / "report.json").read_text())
+    cards = dict(re.findall(r'data-figure="(\w+)">.*?class="value">(.*?)</div>', dom, re.DOTALL))
+    shown = {
+        key: [float(x) for x in re.findall(r"\d+\.\d+", re.sub(r"<[^>]*>", " ", card))] for key, card in cards.items()
+    }
+    first, last = (t["wall_ms"] for t in found["timing"]["timings"])
+    assert re.sub(r"<[^>]*>", "", cards["latency"]).strip() == f"{first:.3g} ms → {last:.3g} ms"
+    assert shown["size"] == [found["input"]["bytes"] / 1e6, found["output"]["bytes"] / 1e6]
+    assert shown["accuracy"] == [found["accuracy"]["before"], found["accuracy"]["after"]]
+
+
+def test_light_and_dark_differ_only_in_colour(tmp_path, browse):
+    from PIL import Image
+
+    page = write(sample_result(), tmp_path)
+    corners = {}
+    for name, scheme in (("dark", 0), ("light", 1)):
+        shot = tmp_path / f"{name}.png"
+        browse(
+            page, f"--blink-settings=preferredColorScheme={scheme}", "--window-size=1100,900", f"--screenshot={shot}"
+        )
+        corners[name] = Image.open(shot).convert("L").getpixel((5, 5))
+    assert corners["dark"] < 60
+    assert corners["light"] > 200

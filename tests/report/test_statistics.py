@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 
 from report_sample import sample_result
@@ -25,3 +26,15 @@ def test_a_composite_shows_what_its_passes_did():
     one, two = as_json(numbered((whole, prune)))
     assert (one["number"], two["number"]) == ("1", "2")
     assert [p["number"] for p in one["inner"]] == ["1.1", "1.2"]
+
+
+def test_the_terminal_shows_every_part():
+    from rich.console import Console
+
+    from graphopt.report.terminal import show_run
+
+    console = Console(width=150, record=True, file=io.StringIO())
+    console.print(*show_run(sample_result(), 12), highlight=False)
+    text = console.export_text()
+    for part in ("Latency by layer", "arithmetic", "Cold start and memory", "2.50x [2.40, 2.60]", "prune, quantize"):
+        assert part in text
