@@ -20,7 +20,7 @@ from graphopt.transforms.reconstruction_rows import HELD_PERIOD
 
 _POSITIONS = 3 << 15
 _LEAST_SAMPLES = 20
-_WORK = 4e9
+_WORK = 1.5e9
 
 
 def refine_chain(
