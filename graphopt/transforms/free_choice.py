@@ -52,23 +52,28 @@ def _with_rows(keep: KeepSet, rows: list[tuple[Labels, Bools]]) -> KeepSet:
                 hit = hit | removed[factor].reshape([-1 if i == k else 1 for i in range(hit.ndim)])
             removed[grid.merged[hit]] = True
         changed = int(removed.sum()) != before
+    for grid in keep.coupling.free_grids:
+        rest = removed[grid.merged[~grid.lost(removed)]]
+        if len(rest) and bool((rest == rest[:1]).all()):
+            removed[grid.places] = rest[0]
     return KeepSet(keep.coupling, removed)
 
 
-def explain(coupling: Coupling, wanted: Bools, leaves: Bools) -> KeepSet:
-    """The keep-set that removes ``leaves`` and, in free groups whose blocks want different places but equally many,
-    what they want. Groups that want different numbers are left to ``leaves``."""
+def explain(coupling: Coupling, wanted: Bools, leaves: Bools, named: Bools) -> KeepSet:
+    """The keep-set that removes ``leaves`` and, in free groups whose blocks want equally many places, what they want.
+    ``named`` are the classes that stand for the numbers, where something says so. Groups that want different numbers
+    are left to ``leaves``."""
     leaves = leaves.copy()
     rows: list[tuple[Labels, Bools]] = []
     for grid in coupling.free_grids:
         here = wanted[grid.merged]
         some = ~here.all(axis=1)
         numbers = np.unique(here[some].sum(axis=1))
-        if len(numbers) != 1 or not numbers[0] or bool((here[some] == here[some][:1]).all()):
+        if len(numbers) != 1 or not numbers[0]:
             continue
-        named = grid.places[wanted[grid.places]]
+        own = grid.places[named[grid.places]]
         leaves[grid.places] = False
-        leaves[named if len(named) == numbers[0] else grid.places[: int(numbers[0])]] = True
+        leaves[own if len(own) == numbers[0] else grid.places[: int(numbers[0])]] = True
         rows.append((grid.merged[some], here[some]))
     return _with_rows(KeepSet.removing(coupling, leaves), rows)
 
@@ -85,13 +90,15 @@ def again(keep: KeepSet, removed: Bools) -> KeepSet:
 
 
 def block_masks(keep: KeepSet, edge: EdgeKey) -> Bools | None:
-    """For a weight whose rows see only their own block: which places of each block stay; None when all stay alike."""
+    """For a weight whose rows see only their own block: which places of each block stay; None when those that stay are
+    the ones that its axis says."""
     blocked = keep.coupling.record.blocked.get(edge)
     if blocked is None or isinstance(blocked.channels, Frozen):
         return None
     masks = np.asarray(keep.mask(blocked.channels)).reshape(blocked.blocks, -1)
     alive = masks[masks.any(axis=1)]
-    return None if not len(alive) or bool((alive == alive[:1]).all()) else masks
+    own = keep.mask(keep.coupling.record.of(*edge)[blocked.place])
+    return None if not len(alive) or bool((alive == own[None]).all()) else masks
 
 
 def sliced_by_block(value: Array, axes: tuple[Axis, ...], keep: KeepSet, masks: Bools, place: int) -> Array:

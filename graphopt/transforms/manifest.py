@@ -117,7 +117,7 @@ def read_manifest(coupling: Coupling, manifest: Mapping[str, Any] | str) -> Keep
             "made from, or on another training with the same names; run the same passes first"
         )
     known = _behind(coupling, wanted)
-    keep = explain(coupling, known, known & solution.leaf)
+    keep = explain(coupling, known, known & solution.leaf, wanted)
     if not np.array_equal(keep.removed & _seen(coupling), wanted) or not _says_the_same(keep, data["weights"]):
         raise UsageError("the manifest removes positions that do not form whole units of this model")
     return keep

@@ -118,6 +118,23 @@ def test_manifests_hold_free_choices(name: str) -> None:
     assert prune_and_check(other, replayed, again).passed
 
 
+def test_all_blocks_may_choose_the_same_other_place() -> None:
+    """The places that stand for the number are not those that go."""
+    text, opset, _ = FREE["grouped_after_grouped"]
+    model = tiny(text, opset)
+    units = units_of(model)
+    leaves = np.zeros(len(units.family_of), bool)
+    scores = np.ones(len(leaves))
+    for grid in units.coupling.free_grids:
+        leaves[grid.places[0]] = True
+        scores[grid.merged[:, 2]] = 0
+    keep = refine(KeepSet.removing(units.coupling, leaves), scores)
+    for grid in units.coupling.free_grids:
+        assert all(np.flatnonzero(row).tolist() == [2] for row in keep.removed[grid.merged])
+    assert read_manifest(units.coupling, write_manifest(keep)).removed.tolist() == keep.removed.tolist()
+    assert prune_and_check(model, keep, units).passed
+
+
 @pytest.mark.parametrize("name", ["grouped_conv", "grouped_transpose", "grouped_after_grouped"])
 def test_undo_knows_the_blocks(name: str) -> None:
     text, opset, _ = FREE[name]

@@ -76,7 +76,7 @@ def union_of(model: Model, lost: dict[str, list[np.ndarray]]) -> KeepSet:
         for k, factor in enumerate(grid.factors):
             others = tuple(i for i in range(grid.merged.ndim) if i != k)
             marked[factor[marked[grid.merged].all(axis=others)]] = True
-    return explain(coupling, marked, marked & solution.leaf)
+    return explain(coupling, marked, marked & solution.leaf, np.zeros_like(marked))
 
 
 def test_a_renamed_weight_is_named_with_the_nearest() -> None:
