@@ -268,7 +268,13 @@ class _Walker:
     def _inferred(self, node: Node) -> list[Fact]:
         try:
             found = self._by_onnx(node)
-        except (onnx.shape_inference.InferenceError, onnx.defs.SchemaError, ValueError, TypeError) as error:
+        except (
+            onnx.shape_inference.InferenceError,
+            onnx.checker.ValidationError,
+            onnx.defs.SchemaError,
+            ValueError,
+            TypeError,
+        ) as error:
             self._facts.problems[node] = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
             found = {}
         return [self._fact_of(tensor, found.get(tensor.name)) for tensor in node.outputs]

@@ -147,11 +147,22 @@ class _Builder:
 
 def _where(mask: Tensor, value: Tensor, fill: Tensor, graph: Graph, dtype: np.dtype[Any]) -> Tensor:
     """``mask ? value : fill``; truth values are combined, because ONNX Runtime has no Where for them."""
+    if graph.opset < 9 and dtype.kind != "b":
+        return _sum_of_both(mask, value, fill, graph, dtype)
     if dtype.kind != "b":
         return graph.add_node("Where", [mask, value, fill]).outputs[0]
     kept = graph.add_node("And", [mask, value]).outputs[0]
     filled = graph.add_node("And", [graph.add_node("Not", [mask]).outputs[0], fill]).outputs[0]
     return graph.add_node("Or", [kept, filled]).outputs[0]
+
+
+def _sum_of_both(mask: Tensor, value: Tensor, fill: Tensor, graph: Graph, dtype: np.dtype[Any]) -> Tensor:
+    """``value * mask + fill * not mask``, for opsets without Where."""
+    parts = []
+    for where, what in ((mask, value), (graph.add_node("Not", [mask]).outputs[0], fill)):
+        factor = graph.add_node("Cast", [where], attrs={"to": _enum(dtype)}).outputs[0]
+        parts.append(graph.add_node("Mul", [what, factor]).outputs[0])
+    return graph.add_node("Add", parts).outputs[0]
 
 
 def _enum(dtype: np.dtype[np.generic]) -> int:
