@@ -82,7 +82,8 @@ def active_families(units: Units, policy: Policy) -> list[Family]:
             continue
         best = next((s for s in options if set(s) & chosen), None)
         if best is None and policy.prefer != "auto":
-            best = options[0 if policy.prefer == "outer" else -1]
+            liked = options[0 if policy.prefer == "outer" else -1]
+            best = liked if any(len(units.families[f]) > 1 for f in liked) else None
         if best is None:
             best = next((s for s in options if all(_fits(units.families[f], policy) for f in s)), None)
         if best is None:
