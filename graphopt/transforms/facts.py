@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx
 from onnx import TensorProto
+from onnx.checker import ValidationError
 from onnx.shape_inference import InferenceError, infer_node_outputs
 
 from graphopt.graph import Graph, subgraphs
@@ -218,7 +219,7 @@ class Interpreter:
             found = infer_node_outputs(
                 schema, proto_node, types, data, opset_imports=self._imports, ir_version=self._root.ir_version
             )
-        except InferenceError:
+        except (InferenceError, ValidationError):
             return nothing
         return [self._read(found[t.name]) if t.name in found else NOTHING for t in node.outputs]
 
