@@ -130,7 +130,7 @@ def _values(graph: Graph) -> list[_Value]:
             if not tensor.is_empty():
                 new(tensor, node, reads)
     for value in values:
-        value.grid = _grid(value)
+        value.grid = _grid(value.tensors[0])
         for read in value.reads:
             read.readers.append(value)
     return values
@@ -145,21 +145,23 @@ def _keeps_value(node: Node) -> bool:
     return node.op in _SAME_VALUE
 
 
-def _grid(value: _Value) -> IntegerGrid | None:
-    """The grid that a value's first tensor is stored on, when the graph tells."""
-    node = value.producer
-    if node is not None and (node.domain or "") in _DOMAINS:
+def _grid(tensor: Tensor) -> IntegerGrid | None:
+    """The grid that a tensor is stored on, when the graph tells: by what reads it, or by what made it."""
+    while True:
+        for reader in tensor.outputs:
+            if reader.op == _DEQUANTIZE and reader.inputs[0] is tensor:
+                return _constant_grid(reader, 1, 2)
+        node = tensor.inputs[0] if tensor.inputs else None
+        if node is None or (node.domain or "") not in _DOMAINS:
+            return None
         row = CONVERTIBLE.get(node.op)
         if row is not None:
             return _constant_grid(node, *row.output) if has_output_scale(node, row) else None
-        if node.op == "QLinearConcat":
-            return _constant_grid(node, 0, 1)
-        if node.op in _SAME_GRID and value.reads:
-            return value.reads[0].grid
-    for reader in value.tensors[0].outputs:
-        if reader.op == _DEQUANTIZE and reader.inputs[0] is value.tensors[0]:
-            return _constant_grid(reader, 1, 2)
-    return None
+        if node.op in (_QUANTIZE, "QLinearConcat"):
+            return _constant_grid(node, *((1, 2) if node.op == _QUANTIZE else (0, 1)))
+        if node.op not in _SAME_GRID:
+            return None
+        tensor = node.inputs[0]
 
 
 def _constant_grid(node: Node, scale: int, zero: int) -> IntegerGrid | None:
@@ -171,7 +173,7 @@ def _constant_grid(node: Node, scale: int, zero: int) -> IntegerGrid | None:
 
 
 def _probe(value: _Value) -> Probe | None:
-    """The tensor whose value is passed on: behind the last DequantizeLinear, else as computed."""
+    """The tensor whose value is passed on: behind the last DequantizeLinear or QuantizeLinear, else as computed."""
     node = value.producer
     name = "" if node is None else node.name or node.outputs[0].name
     op = "input" if node is None else node.op
@@ -179,6 +181,8 @@ def _probe(value: _Value) -> Probe | None:
         maker = tensor.inputs[0] if tensor.inputs else None
         if maker is not None and maker.op == _DEQUANTIZE:
             return Probe(tensor.name, name, op)
+        if maker is not None and maker.op == _QUANTIZE and (grid := _grid(tensor)) is not None:
+            return Probe(tensor.name, name, op, grid)
     first = value.tensors[0]
     if value.grid is not None:
         return Probe(first.name, name, op, value.grid)
