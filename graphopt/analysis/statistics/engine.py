@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +21,7 @@ from graphopt.analysis.statistics.exposure import exposed, run_shapes, topologic
 from graphopt.analysis.statistics.samples import Rows
 from graphopt.data.feeds import DEFAULT_BATCH, Batch, Dataset
 from graphopt.errors import DataError, UsageError
+from graphopt.ir import Array
 from graphopt.model import Model
 
 DEFAULT_MEMORY = 1 << 30
@@ -204,16 +206,21 @@ class _Run:
         return chunks
 
     def _pass(self, accumulators: Mapping[Request, Accumulator], passes: int, index: int) -> None:
+        """One pass over the data. While the model runs a batch, a second thread takes in the values of the last one."""
         names = list(dict.fromkeys(n for r in accumulators for n in r.tensors))
         seen = 0
-        with exposed(self.model, names, self.threads) as session:
+        pending: Future[None] | None = None
+        with exposed(self.model, names, self.threads) as session, ThreadPoolExecutor(1) as worker:
             for item in self.dataset.iter_batches(self.batch):
                 values = session.run(item.feeds)
                 rows = Rows(item.rows, item.valid, self.first_sample + item.start)
-                for request, accumulator in accumulators.items():
-                    accumulator.update(tuple(values[n] for n in request.tensors), rows)
+                if pending is not None:
+                    pending.result()
+                pending = worker.submit(_take_in, accumulators, values, rows)
                 seen += item.valid
                 self._report(item, passes, index, seen)
+            if pending is not None:
+                pending.result()
         self.samples = seen
 
     def _report(self, item: Batch, passes: int, index: int, seen: int) -> None:
@@ -223,6 +230,11 @@ class _Run:
         total = (max(len(self.dataset), seen) if index == 0 else self.samples) * passes
         seconds = time.monotonic() - self._started
         self.progress(Progress(self._done, total, seconds, seconds * max(0, total - self._done) / self._done))
+
+
+def _take_in(accumulators: Mapping[Request, Accumulator], values: Mapping[str, Array], rows: Rows) -> None:
+    for request, accumulator in accumulators.items():
+        accumulator.update(tuple(values[n] for n in request.tensors), rows)
 
 
 def _nbytes(shape: tuple[int, ...]) -> int:
