@@ -1,16 +1,20 @@
-"""Turn MatMul and Add into Gemm, and let Gemm work on two dimensions where that saves a Reshape."""
+"""Turn Einsum into MatMul, MatMul and Add into Gemm, and let Gemm work on two dimensions where that saves a Reshape."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from onnx import TensorProto
 
 from graphopt.ir import Node, Tensor
 from graphopt.pipeline.cleaning import CleaningPass
+from graphopt.transforms.contraction import parse, permutation
+from graphopt.transforms.contraction import product as product_of
 from graphopt.transforms.editing import Editor, Rewrite
-from graphopt.transforms.facts import SymShape
-from graphopt.transforms.symbols import product
+from graphopt.transforms.facts import Fact, SymShape
+from graphopt.transforms.symbols import Extent, product
 from graphopt.transforms.views import can_reshape, constant_target, reshaped, view_producer, view_user
 
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
@@ -124,14 +128,57 @@ def _reachable(flat: SymShape, shape: SymShape) -> bool:
     return flat == shape or constant_target(shape, flat) is not None
 
 
+def _einsum(node: Node, editor: Editor) -> bool:
+    """Einsum of one product -> MatMul, of one operand that is only permuted -> Transpose."""
+    facts = [editor.fact(t) for t in node.inputs]
+    parsed = None
+    if all(f.shape is not None for f in facts):
+        parsed = parse(_equation(node), [f.rank or 0 for f in facts])
+    if parsed is None or any(f.dtype not in FLOATS for f in facts):
+        return False
+    terms, result = parsed
+    if len(terms) == 1:
+        perm = permutation(terms[0], result)
+        if perm is None or not editor.allow(node):
+            return False
+        return editor.replace(node.outputs[0], editor.new("Transpose", [node.inputs[0]], node, {"perm": perm}))
+    found = product_of(terms, result) if len(terms) == 2 else None
+    if found is None or not _same_extents(terms, facts):
+        return False
+    right = node.inputs[found.right]
+    value = editor.constant(node, found.right)
+    alone = value is not None and len(right.outputs) == 1
+    if (found.turned and not alone) or not editor.allow(node):
+        return False
+    if found.turned and value is not None:
+        right = editor.const(node, np.ascontiguousarray(value.swapaxes(-1, -2)), hint=f"{right.name}_turned")
+    return editor.replace(node.outputs[0], editor.new("MatMul", [node.inputs[found.left], right], node))
+
+
+def _equation(node: Node) -> str:
+    text = node.attrs["equation"]
+    return text.decode() if isinstance(text, bytes) else str(text)
+
+
+def _same_extents(terms: Sequence[str], facts: Sequence[Fact]) -> bool:
+    """Whether each letter stands for one extent: Einsum broadcasts extents of 1 where MatMul does not."""
+    extents: dict[str, Extent] = {}
+    for term, fact in zip(terms, facts, strict=True):
+        for letter, extent in zip(term, fact.shape or (), strict=True):
+            if extents.setdefault(letter, extent) != extent:
+                return False
+    return True
+
+
 REWRITES = (
+    Rewrite("einsum", ("Einsum",), _einsum, "equivalent"),
     Rewrite("plain", ("Add",), _plain, "equivalent"),
     Rewrite("batched", ("MatMul",), _batched, "equivalent"),
 )
 
 
 class FuseGemm(CleaningPass):
-    """MatMul followed by Add becomes Gemm.
+    """MatMul followed by Add becomes Gemm. An Einsum that is one product becomes MatMul before.
 
     With an input of rank 3 or more, Gemm works on the flattened input, when Reshapes around it make up for that.
     """
