@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import onnx
 
 from graphopt.analysis.channel_factors import ChannelFactors
 from graphopt.analysis.pairing import Pair, Probe, aliases_of, pair_tensors
@@ -30,10 +31,12 @@ from graphopt.runtime.session import Session, SessionConfig, save_optimized
 
 AT_ONCE = 128
 """Inner tensors exposed at a time: bounds memory, at the price of one more run for each further group."""
-FLOAT_DB, QUANTIZED_DB = 60.0, 20.0
-"""Default thresholds: an error of a thousandth of the signal, or of a tenth where a model is quantized."""
+FLOAT_DB, HALF_DB, QUANTIZED_DB = 60.0, 40.0, 20.0
+"""Default thresholds: an error of a thousandth of the signal; of a hundredth with float16, of a tenth with Q/DQ."""
 _CAP_DB = 100.0
 _Figures: TypeAlias = tuple[OutputComparison, ChannelFactors]
+_HALVES = ("float16", "bfloat16")
+_HALF_TYPES = (int(onnx.TensorProto.FLOAT16), int(onnx.TensorProto.BFLOAT16))
 _QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear", "QLinear", "QGemm", "MatMulInteger", "ConvInteger")
 
 
@@ -42,7 +45,7 @@ class ProfileConfig:
     """How to compare inner tensors.
 
     Attributes:
-        threshold_db: a tensor under this SQNR has diverged; None: 60 dB, or 20 dB where a model is quantized.
+        threshold_db: a tensor under this SQNR has diverged; None: 60 dB, 40 with float16, 20 with Q/DQ in a model.
         optimized: look at what ONNX Runtime's graph optimizations make of the second model.
         batch: samples a run.
         threads: threads inside one operator.
@@ -66,7 +69,7 @@ def tensor_profile(reference: Model, test: Model, data: Dataset, config: Profile
     one, two = _expanded(reference), _expanded(test)
     threshold = config.threshold_db
     if threshold is None:
-        threshold = QUANTIZED_DB if _quantized(one) or _quantized(two) else FLOAT_DB
+        threshold = min(_threshold(one), _threshold(two))
     note, aliases = "", aliases_of(two.graph)
     if config.optimized:
         try:
@@ -100,8 +103,12 @@ def _expanded(model: Model) -> Model:
     return clone
 
 
-def _quantized(model: Model) -> bool:
-    return any(n.op.startswith(_QUANTIZERS) for n in model.graph.nodes)
+def _threshold(model: Model) -> float:
+    if any(n.op.startswith(_QUANTIZERS) for n in model.graph.nodes):
+        return QUANTIZED_DB
+    halves = any(c.dtype.name in _HALVES for c in model.graph.initializers)
+    casts = any(n.op == "Cast" and n.attrs.get("to") in _HALF_TYPES for n in model.graph.nodes)
+    return HALF_DB if halves or casts else FLOAT_DB
 
 
 def _optimized(model: Model, threads: int) -> Model:

@@ -7,9 +7,10 @@ the operator (QLinearConv counts as Conv) and the matched values that it reads.
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TypeAlias
 
 import numpy as np
@@ -23,6 +24,8 @@ from graphopt.targets.qoperators import CONVERTIBLE, has_output_scale
 _QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 _SAME_VALUE = frozenset({_QUANTIZE, _DEQUANTIZE, "Identity", "Dropout"})
 _SAME_GRID = frozenset(r.op for r in ORT_CPU.rules if r.kind == "mover")
+_CANDIDATES = 64
+"""How many equal branches are told apart by their constants and names."""
 _DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})
 _FLOATS = frozenset(int(getattr(onnx.TensorProto, name)) for name in ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16"))
 
@@ -201,20 +204,32 @@ def _match_by_name(first: list[_Value], second: list[_Value], aliases: Aliases) 
 
 
 def _match_by_structure(first: list[_Value], second: list[_Value]) -> None:
-    """Match what no name matches: the same operator on values that are matched, the nth with the nth."""
+    """Match what no name matches: the same operator on values that are matched.
+
+    Of several, the one with the same constants or the most alike name, else the first.
+    """
     places = {value: value.place for value in first}
-    waiting: dict[object, deque[_Value]] = defaultdict(deque)
+    waiting: dict[object, list[_Value]] = defaultdict(list)
     for value in first:
         waiting[_form(value, places)].append(value)
     for value in second:
         if value.match is None and value.producer is not None and all(read.match is not None for read in value.reads):
-            found = waiting.get(_form(value, {read: read.match.place for read in value.reads if read.match}), deque())
-            while found and found[0].match is not None:
-                found.popleft()
+            form = _form(value, {read: read.match.place for read in value.reads if read.match})
+            found = list(islice((one for one in waiting.get(form, ()) if one.match is None), _CANDIDATES))
             if found:
-                one = _with_activation(found[0], value)
+                one = _with_activation(max(found, key=lambda c: _likeness(c, value)), value)
                 if one.match is None:
                     one.match, value.match = value, one
+
+
+def _likeness(one: _Value, two: _Value) -> tuple[int, bool]:
+    """Constants that both read, by name, and whether a name of one is part of a name of the other."""
+    names = [
+        {t.name for t in value.producer.inputs if is_constant(t)} if value.producer is not None else set()
+        for value in (one, two)
+    ]
+    alike = any(a.name in b.name or b.name in a.name for a in one.tensors for b in two.tensors)
+    return len(names[0] & names[1]), alike
 
 
 def _form(value: _Value, places: Mapping[_Value, int]) -> object:

@@ -34,7 +34,8 @@ def compare(
     threshold: Annotated[
         float | None,
         typer.Option(
-            help="SQNR in dB under which an inner tensor has diverged.", show_default="60, or 20 with Q/DQ in a model"
+            help="SQNR in dB under which an inner tensor has diverged.",
+            show_default="60; 40 with float16, 20 with Q/DQ in a model",
         ),
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Also write the comparison as an HTML page.")] = None,

@@ -141,7 +141,8 @@ def test_float16_copies_are_compared():
         weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.float16), weight.name))
     two.graph.node[-1].output[0] = "y_half"
     two.graph.node.append(helper.make_node("Cast", ["y_half"], ["y"], to=TensorProto.FLOAT))
-    profile = tensor_profile(load(one), load(two), data_for(one), ProfileConfig(threshold_db=40))
+    profile = tensor_profile(load(one), load(two), data_for(one))
+    assert profile.threshold_db == 40
     assert len(profile.tensors) >= 6
     assert profile.first is None
     assert all(50 < t.agreement.sqnr_db < 100 for t in profile.tensors if t.op != "input")
@@ -174,4 +175,17 @@ def test_integers_that_only_move_are_read_on_the_grid_they_came_from():
     found = {t.tensor: t.agreement.sqnr_db for t in profile.tensors}
     assert set(found) >= {"a", "m", "y"}
     assert min(found.values()) > 30
+    assert profile.first is None
+
+
+def test_equal_branches_in_another_order_are_told_apart_by_their_constants():
+    head = '<ir_version: 8, opset_import: ["" : 17]> g (float[2,4] x) => (float[2,4] y) {'
+    one = onnx.parser.parse_model(head + "a = MatMul(x, u) b = MatMul(x, v) c = Relu(b) y = Add(a, c) }")
+    two = onnx.parser.parse_model(head + "q = MatMul(x, v) p = MatMul(x, u) r = Relu(q) y = Add(p, r) }")
+    rng = np.random.default_rng(0)
+    weights = [numpy_helper.from_array(rng.normal(size=(4, 4)).astype(np.float32), n) for n in "uv"]
+    for model in (one, two):
+        model.graph.initializer.extend(weights)
+    profile = tensor_profile(load(one), load(two), SyntheticDataset(read_interface(one.SerializeToString()), 4))
+    assert {t.tensor: t.test_tensor for t in profile.tensors} == {"a": "p", "b": "q", "c": "r", "y": "y"}
     assert profile.first is None
