@@ -152,19 +152,23 @@ def main() -> int:
     parser.add_argument("--skip-checks", action="store_true")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--part", default="0/1", help="I/N: only every Nth graph, starting at the Ith")
-    parser.add_argument("--rows", type=Path, help="write the rows as JSON, for --merge")
+    parser.add_argument("--rows", type=Path, help="write the rows as JSON as they come, for --merge")
+    parser.add_argument("--resume", action="store_true", help="go on where the file of --rows ends")
     parser.add_argument("--merge", type=Path, nargs="+", help="no run: join rows into one table, later files win")
     options = parser.parse_args()
     fill = fill_module()
     exceptions = ROOT / "benchmarks" / "exceptions.toml"
     excused = tomllib.loads(exceptions.read_text())["prune"] if exceptions.is_file() else {}
     rows: list[Row] = []
+    if options.resume and options.rows and options.rows.is_file():
+        rows = [Row(**r) for r in json.loads(options.rows.read_text())]
+    done = {r.name for r in rows}
     merged = {r["name"]: Row(**r) for part in options.merge or [] for r in json.loads(part.read_text())}
     rows += sorted(merged.values(), key=lambda r: r.name)
     index, count = map(int, options.part.split("/"))
     for path in [] if options.merge else sorted(ZOO.glob("*.onnx.gz"))[index::count]:
         name = path.name.removesuffix(".onnx.gz")
-        if options.only and not any(fnmatch.fnmatchcase(name, p) for p in options.only):
+        if name in done or (options.only and not any(fnmatch.fnmatchcase(name, p) for p in options.only)):
             continue
         try:
             row = measure(fill, path, options.ratio, options.align, not options.skip_checks)
