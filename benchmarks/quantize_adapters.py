@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -200,9 +199,16 @@ def main() -> int:
     start = time.process_time()
     TOOLS[name][1](model, feeds, out)
     seconds = time.process_time() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    print(json.dumps({"seconds": round(seconds, 2), "megabytes": round(peak)}))
+    print(json.dumps({"seconds": round(seconds, 2), "megabytes": round(peak_megabytes())}))
     return 0
+
+
+def peak_megabytes() -> float:
+    """Most memory that this process held; ``ru_maxrss`` would count what its parent held when it started it."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return float(line.split()[1]) * 1.024e-3
+    return float("nan")
 
 
 if __name__ == "__main__":

@@ -185,9 +185,9 @@ def measure(task: Task, tool: Tool, rounds: int, folder: Path, limit: float) -> 
 
 def npz_task(model: Path, calibration: Path, scored: Path, samples: int, count: int) -> Task:
     """A classifier on .npz data: the score is the accuracy."""
-    known, test = np.load(calibration), np.load(scored)
-    names = [n for n in known.files if n not in ("labels", "__labels__")]
-    labels = (test["labels"] if "labels" in test.files else test["__labels__"])[:count]
+    known, test = dict(np.load(calibration)), dict(np.load(scored))
+    names = [n for n in known if n not in ("labels", "__labels__")]
+    labels = (test["labels"] if "labels" in test else test["__labels__"])[:count]
     feeds = [{n: known[n][i : i + 1] for n in names} for i in range(min(samples, len(known[names[0]])))]
     batches = [{n: test[n][i : i + 1] for n in names} for i in range(len(labels))]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from graphopt.data.feeds import Dataset
-from graphopt.errors import ValidationError
+from graphopt.errors import UnsupportedError, ValidationError
 from graphopt.graph import subgraphs
 from graphopt.ir import Node, Tensor, constant_value
 from graphopt.model import Model
@@ -43,8 +43,14 @@ def run_cast(model: Model, ctx: Context, target: Target, config: CastConfig) -> 
     """Cast, in place; say which nodes stay in float32 and why, and what the outputs lost.
 
     Raises:
+        UnsupportedError: the target has no kernels for the type.
         ValidationError: outputs are not finite any more.
     """
+    if config.narrow not in target.narrow_floats:
+        raise UnsupportedError(
+            f"target {target.name} has no kernels for {config.narrow}; cast to {' or '.join(target.narrow_floats)}, or "
+            "name another target"
+        )
     data = ctx.settings.data
     model.graph.sort()
     choice = _Choice(model, ctx, target, config, {} if data is None else probe(model, data, runs=None))

@@ -57,6 +57,7 @@ from graphopt.runtime.profile import profile_nodes
 from graphopt.runtime.session import Session, SessionConfig
 from graphopt.runtime.timing import Contender, TimingPlan, time_models
 from graphopt.targets.registry import get_target
+from graphopt.transforms.casting import emulated
 
 PACKAGES = ("graphopt", "onnx", "onnxruntime", "numpy")
 
@@ -131,7 +132,7 @@ def run_job(job: Job, progress: Progress = silent) -> RunResult:
         run, pipeline, shortfall = _searched(bench, original, pipeline, registry, progress)
     model = run.model
     guarantee = weakest([p.guarantee for p in run.passes])  # type: ignore[misc]
-    with session_source(model) as source:
+    with session_source(emulated(model) if bench.place.optimize == "off" else model) as source:
         after = Session(source, bench.config, role="result", name="the result")
         comparison, accuracy = _judge(bench, after)
     problem = excess(comparison, guarantee)
@@ -194,7 +195,9 @@ def _open(job: Job, model: Model) -> _Bench:
     place = place_of(job.where)
     interface = read_interface(job.model)
     data = open_run_data(job.data, interface, model, job.seed)
-    config = SessionConfig(place.provider, job.where.threads, place.optimize, strict=job.where.strict)
+    config = SessionConfig(
+        place.provider, job.where.threads, place.optimize, strict=job.where.strict, fit_floats=True
+    )  # fmt: skip
     return _Bench(job, place, data, Session(job.model, config, name=job.model.name))
 
 
@@ -332,7 +335,8 @@ def _bounds(job: Job, model: Model) -> tuple[LayerBound, ...]:
 
 
 def _has_integers(result: PassResult) -> bool:
-    return any(name == "integer kernels" and amount > 0 for name, amount in result.statistics.items())
+    counted = ("integer kernels", "recurrent layers on integers")
+    return any(result.statistics.get(name, 0) > 0 for name in counted)
 
 
 def _warnings(

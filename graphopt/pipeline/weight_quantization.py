@@ -57,7 +57,8 @@ def run_weight_quantization(model: Model, ctx: Context, target: Target, config: 
     form = config.form or target.weight_only
     grid = BlockGrid(8 if config.type == "int8" else 4, config.block, config.type != "uint4", form == "matmulnbits")
     reference = model.clone() if ctx.settings.data is not None else None
-    _raise(model, ctx, form)
+    if not all(_why(layer, config) for layer in find_matrices(model, config.least)):
+        _raise(model, ctx, form)
     layers = _chosen(find_matrices(model, config.least), ctx, config)
     grams = _grams(model, ctx, layers, config)
     writer = WeightWriter(model, form, config.level)
@@ -89,18 +90,19 @@ def _raise(model: Model, ctx: Context, form: Form) -> None:
 def _chosen(found: Sequence[WeightLayer], ctx: Context, config: WeightConfig) -> list[WeightLayer]:
     chosen = []
     for layer in found:
-        node = layer.node
-        forced = any(p.matches(node) for p in config.include)
-        why = layer.why_float
-        if why and forced and "least=" in why:
-            why = ""
-        if not why and any(p.matches(node) for p in config.exclude):
-            why = "excluded by the options"
-        if why:
-            ctx.skipped(node, f"weight left in float: {why}")
-        elif ctx.allow(node, "quantize_weights"):
+        if why := _why(layer, config):
+            ctx.skipped(layer.node, f"weight left in float: {why}")
+        elif ctx.allow(layer.node, "quantize_weights"):
             chosen.append(layer)
     return chosen
+
+
+def _why(layer: WeightLayer, config: WeightConfig) -> str:
+    """Why a weight stays in float; "" when it does not."""
+    if any(p.matches(layer.node) for p in config.exclude):
+        return "excluded by the options"
+    forced = layer.small and any(p.matches(layer.node) for p in config.include)
+    return "" if forced else layer.why_float
 
 
 def _grams(model: Model, ctx: Context, layers: Sequence[WeightLayer], config: WeightConfig) -> Mapping[str, Array]:

@@ -49,7 +49,8 @@ class SessionConfig:
     the graph optimization level; "off" is reference semantics. ``strict`` refuses a model of which a node is
     left to another provider. ``base_dir`` is where external data of a model given as bytes lies. Providers that
     compile use ``cache_dir`` for their engines, ``shapes`` for the ranges of free dims, and write the model with its
-    engine to ``context_path``; ``provider_options`` win over what follows from these.
+    engine to ``context_path``; ``provider_options`` win over what follows from these. ``fit_floats`` casts float feeds
+    of another width than the inputs have, for a result whose inputs were cast.
     """
 
     provider: str = "cpu"
@@ -64,6 +65,7 @@ class SessionConfig:
     cache_dir: Path | None = None
     shapes: ShapeProfile = field(default_factory=ShapeProfile)
     context_path: Path | None = None
+    fit_floats: bool = False
 
 
 class Session:
@@ -130,6 +132,7 @@ class Session:
         Values are arrays, lists for sequences, None for empty optionals. Raises DataError when names, types or
         shapes do not match, and see the class for a model that fails.
         """
+        feeds = self._fitted(feeds)
         self.check(feeds)
         names = list(self.output_names if outputs is None else [self.interface.output(name).name for name in outputs])
         try:
@@ -144,10 +147,19 @@ class Session:
     def prepared(self, feeds: Feeds) -> Callable[[], object]:
         """Give a call that runs ``feeds`` with no checks around it, for timing."""
         self.run(feeds)
-        names, ready, session = list(self.output_names), dict(feeds), self._session
+        names, ready, session = list(self.output_names), dict(self._fitted(feeds)), self._session
         if self._exotic:
             return lambda: run_with_exotic_types(session, self.interface, names, ready)
         return lambda: session.run(names, ready)
+
+    def _fitted(self, feeds: Feeds) -> Feeds:
+        if not self.config.fit_floats:
+            return feeds
+        wanted = {i.name: i.dtype for i in self.interface.inputs if np.issubdtype(i.dtype, np.floating)}
+        return {
+            name: array.astype(wanted[name]) if name in wanted and array.dtype.kind == "f" else array
+            for name, array in feeds.items()
+        }
 
     def check(self, feeds: Feeds) -> None:
         """Raise DataError when feeds do not match the inputs in name, type, rank or a fixed dim."""

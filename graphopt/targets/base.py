@@ -156,6 +156,7 @@ class Target:
         dynamic: operators with a kernel that quantizes its input as it runs.
         weight_only: the form of weights in few bits that runs best: MatMulNBits, or DequantizeLinear with blocks.
         weight_types: types that weights may have there when only they are quantized.
+        narrow_floats: float types under 32 bits that the runtime has kernels for, or casts for on its own.
         no_half: operators that stay in float32 when a model is cast to float16 or bfloat16. ``half_note``: what the
             user should know about half precision there.
     """
@@ -182,6 +183,7 @@ class Target:
     dynamic: tuple[str, ...] = ()
     weight_only: Literal["matmulnbits", "dequantize"] = "dequantize"
     weight_types: tuple[str, ...] = ("int4", "uint4", "int8")
+    narrow_floats: tuple[str, ...] = ("float16", "bfloat16")
     no_half: tuple[str, ...] = ()
     half_note: str = ""
 

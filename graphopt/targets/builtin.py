@@ -73,6 +73,7 @@ ORT_CPU = Target(
     ),
     dynamic=("MatMul", "Gemm", "LSTM"),
     weight_only="matmulnbits",
+    narrow_floats=("float16",),
     no_half=_NO_HALF,
     half_note="half precision halves the file; ONNX Runtime's CPU provider computes it in float32, so it is not faster",
 )

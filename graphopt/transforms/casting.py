@@ -19,6 +19,7 @@ import onnx
 from graphopt.graph import Graph, subgraphs
 from graphopt.ir import Array, Node, Tensor, Variable, constant_value
 from graphopt.model import Model
+from graphopt.transforms.qdq_probe import element_types
 from graphopt.transforms.qdq_units import QUANTIZED_OPS
 
 Narrow: TypeAlias = Literal["float16", "bfloat16"]
@@ -90,9 +91,9 @@ def ports(node: Node, types: Mapping[str, int], opset: int, narrow: Narrow) -> P
 
 def _crashes(node: Node) -> bool:
     """A segmentation fault of ONNX Runtime 1.32 (CPU, all optimizations), whatever the MatMul's own type is."""
-    perm = node.attrs.get("perm") if node.op == "Transpose" else None
+    perm = list(node.attrs.get("perm", ())) if node.op == "Transpose" else []
     readers = node.outputs[0].outputs
-    return bool(perm) and perm[0] != 0 and any(r.op in ("MatMul", "Identity", "Cast") for r in readers)
+    return perm[:1] not in ([], [0]) and any(r.op in ("MatMul", "Identity", "Cast") for r in readers)
 
 
 def _is_float(tensor: Tensor, types: Mapping[str, int]) -> bool:
@@ -295,6 +296,34 @@ def _keep_type(graph: Graph, tensor: Variable) -> None:
         graph.add_node("Cast", [wide], [tensor], {"to": _ENUM[kind]}, name=f"{tensor.name}_Cast")
     else:
         graph.add_node("Cast", [tensor], [wide], {"to": FLOAT}, name=f"{tensor.name}_Cast")
+
+
+def emulated(model: Model) -> Model:
+    """The model itself, or, where it computes in bfloat16, a copy that computes in float32 on bfloat16 values."""
+    bfloat = _ENUM["bfloat16"]
+    types = element_types(model)
+    held = any(c.dtype == NARROW["bfloat16"] for g in model.graph.graphs() for c in g.initializers)
+    if not held and bfloat not in types.values():
+        return model
+    clone = model.clone()
+    found = {}
+    for node in clone.graph.nodes:
+        if not node.is_op("Cast", "Constant"):
+            places = [
+                tuple(i for i, t in enumerate(side) if not t.is_empty() and _is_bfloat(t, types))
+                for side in (node.inputs, node.outputs)
+            ]
+            found[id(node)] = Ports(*places)
+    for tensor in (t for n in clone.graph.nodes for t in n.outputs):
+        if isinstance(tensor, Variable) and types.get(tensor.name) == bfloat:
+            tensor.dtype = NARROW["bfloat16"]
+    emulate(clone, found)
+    return clone
+
+
+def _is_bfloat(tensor: Tensor, types: Mapping[str, int]) -> bool:
+    value = constant_value(tensor)
+    return value.dtype == NARROW["bfloat16"] if value is not None else types.get(tensor.name) == _ENUM["bfloat16"]
 
 
 def emulate(model: Model, nodes: Mapping[int, Ports]) -> None:

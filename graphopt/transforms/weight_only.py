@@ -23,11 +23,13 @@ BLOCKED_OPSET = 21
 
 @dataclass(frozen=True)
 class WeightLayer:
-    """A product with a constant matrix, in the graph that holds it; ``why_float``: why it stays ("" if it need not)."""
+    """A product with a constant matrix, in the graph that holds it; ``why_float``: why it stays ("" if it need not);
+    ``small``: its size is the only reason."""
 
     graph: Graph
     node: Node
     why_float: str = ""
+    small: bool = False
 
     @property
     def weight(self) -> Tensor:
@@ -55,12 +57,13 @@ class WeightLayer:
 
 def find_matrices(model: Model, least: int) -> list[WeightLayer]:
     """Products with a constant matrix, of all graphs. ``least``: elements under which a weight is not worth it."""
-    return [
-        WeightLayer(graph, node, _problem(node, least))
-        for graph in model.graph.graphs()
-        for node in graph.nodes
-        if node.is_op("MatMul", "Gemm") and is_constant(node.inputs[1]) and not is_constant(node.inputs[0])
-    ]
+    found = []
+    for graph in model.graph.graphs():
+        for node in graph.nodes:
+            if node.is_op("MatMul", "Gemm") and is_constant(node.inputs[1]) and not is_constant(node.inputs[0]):
+                why = _problem(node, least)
+                found.append(WeightLayer(graph, node, why, bool(why) and not _problem(node, 0)))
+    return found
 
 
 def _problem(node: Node, least: int) -> str:

@@ -12,10 +12,13 @@ from onnx import TensorProto, helper, numpy_helper
 from graphopt import load
 from graphopt.data.interface import read_interface
 from graphopt.data.open import open_data
+from graphopt.errors import UnsupportedError
 from graphopt.pipeline.context import Settings
+from graphopt.pipeline.job import Job, JobData, Measuring, Where
 from graphopt.pipeline.manager import PassManager
 from graphopt.pipeline.pipeline import Pipeline
 from graphopt.pipeline.registry import Registry
+from graphopt.pipeline.runner import run_job
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 FLOAT, HALF, BFLOAT = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16
@@ -88,7 +91,8 @@ def test_everything_is_cast_and_the_interface_stays(narrow):
         [helper.make_node("MatMul", ["x", "m"], ["y"], "a")], {"m": weight()[0, 0]}, (4, 3)
     )  # fmt: skip
     result, skipped, done = cast(proto, f"cast:to={narrow}", [{"x": rng(9).standard_normal((1, 8, 6, 6)).astype("f")}]
-                                 if narrow == "float16" else [{"x": rng(9).standard_normal((4, 3)).astype("f")}])
+                                 if narrow == "float16" else [{"x": rng(9).standard_normal((4, 3)).astype("f")}],
+                                 target="tensorrt")
     assert not skipped
     kind = HALF if narrow == "float16" else BFLOAT
     found = types(result)
@@ -137,7 +141,7 @@ def test_an_activation_over_the_range_stays_and_is_named():
 
 def test_bfloat16_holds_what_float16_does_not():
     nodes = [helper.make_node("Mul", ["x", "k"], ["y"], "big")]
-    _, skipped, _ = cast(build(nodes, {"k": np.float32(1e30)}), "cast:to=bfloat16", data=[sample()])
+    _, skipped, _ = cast(build(nodes, {"k": np.float32(1e30)}), "cast:to=bfloat16", data=[sample()], target="tensorrt")
     assert not skipped
 
 
@@ -260,7 +264,7 @@ def test_a_float16_model_is_quantized_after_a_cast():
 
 def test_bfloat16_weights_come_back():
     proto = build([helper.make_node("MatMul", ["x", "m"], ["y"], "a")], {"m": weight()[0, 0]}, (4, 3))
-    narrow, _, _ = cast(proto, "cast:to=bfloat16")
+    narrow, _, _ = cast(proto, "cast:to=bfloat16", target="tensorrt")
     result, _, _ = cast(narrow, "cast:to=float32")
     stored = numpy_helper.to_array(result.graph.initializer[0])
     assert np.array_equal(stored, weight()[0, 0].astype(ml_dtypes.bfloat16).astype(np.float32))
@@ -294,3 +298,23 @@ def test_a_transpose_that_the_runtime_would_crash_on_stays():
     assert set(skipped) == {"swap"}
     feeds = {"x": np.ones((2, 3, 4), np.float32)}
     assert sqnr(run(proto, feeds)[0], run(result, feeds)[0]) > 50
+
+
+def test_a_target_without_the_type():
+    with pytest.raises(UnsupportedError, match="ort-cpu has no kernels for bfloat16; cast to float16"):
+        cast(two_convs(), "cast:to=bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("passes", "target"),
+    [("cast", "ort-cpu"), ("cast:interface=true", "ort-cpu"), ("cast:to=bfloat16", "tensorrt"), ("cast", "tensorrt")],
+)
+def test_a_whole_run(passes, target, tmp_path):
+    """Compared with the input model, also where inputs were cast, or the type has no kernels here."""
+    images = np.load(MODELS / "data" / "fashion_mnist_calib.npz")["x"][:8]
+    np.savez(tmp_path / "data.npz", x=images)
+    data = JobData(str(tmp_path / "data.npz"), str(tmp_path / "data.npz"))
+    settings = {"data": data, "where": Where(target=target), "measuring": Measuring(time=False)}
+    result = run_job(Job(MODELS / "lenet.onnx", tmp_path / "o.onnx", passes, **settings))
+    assert result.comparison.outputs[0].sqnr_db > (35 if "bfloat16" in passes else 50)
+    onnx.checker.check_model(onnx.load(tmp_path / "o.onnx"), full_check=True)

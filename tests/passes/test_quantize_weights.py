@@ -123,6 +123,12 @@ def test_the_opset_stays_where_it_is_new_enough():
     assert not any("raised" in r.message for r in done.remarks)
 
 
+def test_the_opset_stays_where_nothing_is_quantized():
+    result, done = quantized(product(), "quantize_weights:form=dequantize:exclude=a")
+    assert result.opset_import[0].version == 17
+    assert not done.changed
+
+
 def test_targets_choose_the_form():
     for target, op in (("ort-cpu", "MatMulNBits"), ("tensorrt", "DequantizeLinear"), ("openvino", "DequantizeLinear")):
         result, _ = quantized(product(), target=target)
