@@ -95,5 +95,5 @@ def _refuse_half(model: Model, probes: Mapping[str, Probe]) -> None:
     if halves and not probes:
         raise UnsupportedError(
             f"weights such as {halves[0].name!r} are float16; integer kernels start from float32. "
-            "Quantize the float32 model, or cast this one to float32 first"
+            "Quantize the float32 model, or run cast:to=float32 before quantize"
         )
