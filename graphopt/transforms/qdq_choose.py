@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import TypeAlias
 
 from graphopt.data.split import subsample
@@ -21,6 +22,7 @@ Better: TypeAlias = Callable[[Evened[tuple[Run, Quantized]], Evened[tuple[Run, Q
 
 _USABLE_DB = 15.0
 _RANKING_RUNS = 4
+_HALVINGS = MappingProxyType({"fast": 1, "best": 3})
 _SEED = 0
 
 
@@ -81,6 +83,7 @@ class Chooser:
     def _evened(self, run: Run, first: Quantized) -> Run:
         """The run on a model with evened channel ranges, if that helps."""
         start: Evened[tuple[Run, Quantized]] = Evened((), (run, first), self.judge.verdict(first.model))
+        depth = _HALVINGS["best" if run.config.best else "fast"]
         integer = {u.node.id for u in first.plan.integer}
         links = find_links(run.model.graph)
         folded = _worthwhile(run, [la for la in links if _read_by(la, integer)])
@@ -90,12 +93,13 @@ class Chooser:
             done = changed.attempt({})
             return None if done is None else Evened(evenings, (changed, done), self.judge.verdict(done.model))
 
-        best = choose_evenings(start, folded, build, _quieter)
+        best = choose_evenings(start, folded, build, _quieter, depth)
         if best.verdict.sqnr_db < run.config.fidelity:
             taken = {id(e.link) for e in best.evenings}
             free = find_smoothable(run.model.graph, [la for la in links if id(la) in taken])
             smooth = _worthwhile(run, [la for la in free if _read_by(la, integer)])
-            best = choose_evenings(best, smooth, build, _pays(first, best.verdict.sqnr_db, run.config.fidelity))
+            pays = _pays(first, best.verdict.sqnr_db, run.config.fidelity)
+            best = choose_evenings(best, smooth, build, pays, depth)
         if best.evenings:
             self.notes.append(
                 f"channel ranges of {len(best.evenings)} tensors evened out: {start.verdict.sqnr_db:.1f} -> "

@@ -11,8 +11,6 @@ from graphopt.transforms.qdq_trial import Verdict
 
 T = TypeVar("T")
 
-_DEPTH = 2
-
 
 @dataclass(frozen=True)
 class Evened(Generic[T]):
@@ -28,7 +26,7 @@ def choose_evenings(
     offered: Sequence[Evening],
     build: Callable[[tuple[Evening, ...]], Evened[T] | None],
     better: Callable[[Evened[T], Evened[T]], bool],
-    depth: int = _DEPTH,
+    depth: int,
 ) -> Evened[T]:
     """Add the evenings that help to those of ``start``: all of them, or else each half on its own, and so on."""
     if not offered:

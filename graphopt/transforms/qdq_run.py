@@ -22,7 +22,7 @@ from graphopt.transforms.qdq_config import QuantConfig, Quantized
 from graphopt.transforms.qdq_grids import QuantizedTensor, choose_grids, quantized_tensors
 from graphopt.transforms.qdq_insert import Inserter, Settings
 from graphopt.transforms.qdq_plan import Choice, Plan, make_plan
-from graphopt.transforms.qdq_probe import Probe, probe
+from graphopt.transforms.qdq_probe import Probe
 from graphopt.transforms.qdq_report import KernelReport, kernel_report
 from graphopt.transforms.qdq_units import Unit, find_units
 from graphopt.transforms.ranges import CLIPPING_WEIGHTS
@@ -66,15 +66,19 @@ class Run:
         return {n: m.mean for n, m in self.moments.items()}
 
     def evened(self, evenings: Sequence[Evening]) -> Run:
-        """The same on a copy of the model with its channel ranges evened out; statistics that hold are kept."""
+        """The same on a copy of the model with its channel ranges evened out; statistics that hold are kept.
+
+        Extremes of the probes are those from before, which only tell masks from activations.
+        """
         model = equalized(self.model, evenings).clone()
-        probes = probe(model, self.data)
+        smoothing = smoothing_nodes(model.graph, evenings)
+        probes = dict(self.probes) | {n.outputs[0].name: self.probes[n.inputs[0].name] for n in smoothing}
         run = Run(model, self.data, self.target, self.config, self.settings, self.profile, probes)
         changed = {n for e in evenings for n in changed_tensors(e.link)}
         run.clipping = self.clipping
         run._histograms = {n: h for n, h in self._histograms.items() if n not in changed}
         run.moments = {n: m for n, m in self.moments.items() if n not in changed}
-        run._why = {n.id: _SMOOTHS for n in smoothing_nodes(model.graph, evenings)}
+        run._why = {n.id: _SMOOTHS for n in smoothing}
         return run
 
     def on(self, data: Dataset) -> Run:
