@@ -63,7 +63,7 @@ def run(
     """Run a pipeline of passes over a model; write, validate, compare and time the result."""
     from graphopt.errors import BudgetError, UsageError
     from graphopt.pipeline.job import Job, JobData, Measuring, Where
-    from graphopt.pipeline.runner import plan_text, run_job
+    from graphopt.pipeline.runner import planned, run_job
     from graphopt.report.terminal import show_run
 
     output = args.output(json, verbose, quiet)
@@ -88,9 +88,10 @@ def run(
     if report is not None and report.exists() and not report.is_dir():
         raise UsageError(f"--report {report}: there is a file of that name; name a folder")
     if dry_run:
-        text = plan_text(job)
-        output.show(text)
-        output.json({"plan": text.splitlines()})
+        plan = planned(job)
+        lines = [line for one in plan for line in one.lines()]
+        output.show("\n".join(lines) or "(no passes)")
+        output.json({"plan": lines, "passes": plan})
         return
     with output.following() as follow:
         result = replace(run_job(job, follow), command=shlex.join(["graphopt", *sys.argv[1:]]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +31,7 @@ from graphopt.pipeline.manager import PassManager, Run
 from graphopt.pipeline.numerics import Numerics, excess
 from graphopt.pipeline.overrides import apply_overrides
 from graphopt.pipeline.passes import weakest
-from graphopt.pipeline.pipeline import Pipeline, expand
+from graphopt.pipeline.pipeline import Pipeline, Plan, expand
 from graphopt.pipeline.place import Place, place_of
 from graphopt.pipeline.recipe import read_recipe
 from graphopt.pipeline.registry import Registry
@@ -44,6 +45,7 @@ from graphopt.results import (
     ModelFile,
     NodeTime,
     PassResult,
+    PlannedPass,
     RunResult,
     numbered,
     timed_names,
@@ -100,18 +102,19 @@ def pipeline_of(job: Job, registry: Registry) -> Pipeline:
     return apply_overrides(pipeline, job.overrides)
 
 
-def plan_text(job: Job) -> str:
-    """What a run would do, one pass a line, composites expanded. Nothing runs."""
+def planned(job: Job) -> tuple[PlannedPass, ...]:
+    """What a run would do, composites expanded. Nothing runs."""
     registry = registry_of(job)
     get_target(job.where.target)
     check_output(job, read_input(job))
-    lines: list[str] = []
-    stack = [(plan, 0) for plan in reversed(expand(pipeline_of(job, registry), registry, has_data=True))]
-    while stack:
-        plan, depth = stack.pop()
-        lines.append(f"{'  ' * depth}{plan.step}")
-        stack.extend((inner, depth + 1) for inner in reversed(plan.inner))
-    return "\n".join(lines) or "(no passes)"
+    return _numbered_plans(expand(pipeline_of(job, registry), registry, has_data=True))
+
+
+def _numbered_plans(plans: Sequence[Plan], prefix: str = "") -> tuple[PlannedPass, ...]:
+    return tuple(
+        PlannedPass(f"{prefix}{place}", str(plan.step), _numbered_plans(plan.inner, f"{prefix}{place}."))
+        for place, plan in enumerate(plans, 1)
+    )
 
 
 def run_job(job: Job, progress: Progress = silent) -> RunResult:

@@ -7,7 +7,7 @@ turns any of them into plain dicts and lists.
 from graphopt.results.check import BuiltKernel, CheckReport, EngineReport, LayerPrecision, Problem, Severity
 from graphopt.results.comparison import Accuracy, Comparison, OutputComparison, TensorAgreement, TensorProfile
 from graphopt.results.layers import Bound, LayerBound, LayerChange, LayerTime, WeightHistogram
-from graphopt.results.passes import GraphStats, PassResult, Remark, RemarkKind, numbered
+from graphopt.results.passes import GraphStats, PassResult, PlannedPass, Remark, RemarkKind, numbered
 from graphopt.results.plain import as_json
 from graphopt.results.run import ModelFile, RunResult, timed_names
 from graphopt.results.timing import (
@@ -43,6 +43,7 @@ __all__ = [
     "NodeTime",
     "OutputComparison",
     "PassResult",
+    "PlannedPass",
     "Problem",
     "Ratio",
     "Remark",

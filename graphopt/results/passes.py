@@ -52,6 +52,20 @@ class PassResult:
     number: str = ""
 
 
+@dataclass(frozen=True)
+class PlannedPass:
+    """One pass that a run would do: its place in the pipeline (``2.1`` inside a composite), and name with options."""
+
+    number: str
+    step: str
+    inner: tuple[PlannedPass, ...] = ()
+
+    def lines(self) -> list[str]:
+        """This pass and those in it, one a line."""
+        indent = "  " * self.number.count(".")
+        return [f"{indent}{self.number} {self.step}", *(line for one in self.inner for line in one.lines())]
+
+
 def numbered(passes: tuple[PassResult, ...], prefix: str = "") -> tuple[PassResult, ...]:
     """The results with their places in the pipeline."""
     return tuple(

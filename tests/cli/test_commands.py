@@ -220,3 +220,12 @@ def test_output_of_the_same_name_in_another_folder_is_timed_against_the_input(gr
     assert names == ["net.onnx (input)", "net.onnx (output)"]
     assert len(done.json["layer_times"]) == 3
     assert set(done.json["footprints"]) == set(names)
+
+
+def test_a_dry_run_numbers_the_passes_inside_composites(graphopt, net):
+    found = graphopt("run", net, "--passes", "cleanup,prune", "--dry-run", "--json").json
+    first, second = found["passes"]
+    assert (first["number"], first["step"], second["number"]) == ("1", "cleanup", "2")
+    assert [p["number"] for p in first["inner"]][:2] == ["1.1", "1.2"]
+    assert found["plan"][1].strip().startswith("1.1 ")
+    assert found["plan"] == graphopt("run", net, "--passes", "cleanup,prune", "--dry-run").out.splitlines()
