@@ -13,6 +13,7 @@ import onnx
 
 from graphopt.analysis.cost import node_costs
 from graphopt.data.feeds import Feeds
+from graphopt.errors import GraphoptError
 from graphopt.ir import Node, is_constant
 from graphopt.model import Model
 from graphopt.results import NodeTime
@@ -24,6 +25,10 @@ from graphopt.targets.marking import display_names
 
 _GIVEN = re.compile(r"(_nchwc|_token_\d+|/\w+Fusion/?)+$")
 """What ONNX Runtime appends to the names of tensors and nodes that it makes."""
+_BESIDE = {
+    "session.optimized_model_external_initializers_file_name": "optimized.bin",
+    "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
+}
 _LAYOUT = frozenset({"Transpose", "ReorderInput", "ReorderOutput"})
 _TAKEN_OVER = frozenset({"QuantizeLinear", *ORT_CPU.absorbs})
 
@@ -32,22 +37,22 @@ def profile_model(model: Model, feeds: Feeds, config: SessionConfig | None = Non
     """Time per kernel, slowest first, with the nodes of the file that are in it and their multiply-accumulates.
 
     A node belongs to the kernel that computes its output; where no kernel does, since it was fused, to the one that its
-    reader belongs to. A kernel that the runtime made by itself (a change of layout) has no nodes.
+    reader belongs to. A kernel that the runtime made by itself (a change of layout) has no nodes. Where ONNX Runtime
+    cannot write the graph that it made, no kernel has.
     """
     work = model.clone()
     nodes = [n for n in work.graph.nodes if not n.is_op("Constant")]
     names = display_names(nodes)
     for node, name in zip(nodes, names, strict=True):
         node.name = name
+    config = config or SessionConfig()
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder, session_source(work) as source:
         path = Path(folder) / "optimized.onnx"
-        extra = {
-            **(config or SessionConfig()).session_options,
-            "session.optimized_model_external_initializers_file_name": "optimized.bin",
-            "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
-        }
-        own = replace(config or SessionConfig(), optimized_path=path, session_options=extra)
-        times = profile_nodes(source, feeds, own)
+        own = replace(config, optimized_path=path, session_options={**config.session_options, **_BESIDE})
+        try:
+            times = profile_nodes(source, feeds, own)
+        except GraphoptError:
+            return profile_nodes(source, feeds, config)
         kernels = onnx.load(str(path), load_external_data=False).graph.node
     belongs = _belongs(nodes, kernels)
     macs = _macs(work, feeds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from chain_net import chain, quantized
 from qdq_net import Flavour, qdq_net
@@ -44,3 +45,30 @@ def test_a_layer_that_stays_in_float():
     times = profile_model(model, {model.graph.inputs[0].name: np.ones(shape, np.float32)})
     conv = next(t for t in times if "conv" in t.nodes)
     assert conv.macs > 0
+
+
+def test_a_graph_that_cannot_be_written_is_still_profiled(monkeypatch):
+    from graphopt.analysis import node_profile
+    from graphopt.errors import UnsupportedError
+
+    real = node_profile.profile_nodes
+
+    def refuse(source, feeds, config):
+        if config.optimized_path is not None:
+            raise UnsupportedError("cannot be serialized")
+        return real(source, feeds, config)
+
+    monkeypatch.setattr(node_profile, "profile_nodes", refuse)
+    times = profile_model(load(chain(2)), feeds())
+    assert times
+    assert all(t.nodes == () for t in times)
+
+
+def test_nested_graphs():
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (bool c, float[2,16,8,8] x) => (float[2,16,8,8] y) {
+        a = Relu(x)
+        y = If (c) <then_branch = t () => (float[2,16,8,8] u) { u = Exp(a) },
+                    else_branch = e () => (float[2,16,8,8] v) { v = Neg(a) }> }"""
+    times = profile_model(load(onnx.parser.parse_model(text)), {**feeds(), "c": np.array(True)})
+    assert any("Exp" in t.op for t in times)
+    assert sum(len(t.nodes) for t in times) == 2
