@@ -156,3 +156,39 @@ def test_a_complete_model_is_left_as_it_is():
     again, said = quantized(first)
     assert [n.op_type for n in again.graph.node] == [n.op_type for n in first.graph.node]
     assert not any("completed" in message for message in said)
+
+
+def test_an_output_behind_q_and_dq_keeps_its_name_and_grid():
+    net = Trained()
+    net.nodes[-1].output[0] = "sum"
+    net.known |= {"y_s": np.float32(0.05), "y_z": np.int8(-3)}
+    net.nodes.append(helper.make_node("QuantizeLinear", ["sum", "y_s", "y_z"], ["y_q"], "y_Q"))
+    net.nodes.append(helper.make_node("DequantizeLinear", ["y_q", "y_s", "y_z"], ["y"], "y_DQ"))
+    proto = net.proto()
+    result, _ = quantized(proto)
+    assert result.graph.output[0].name == "y"
+    made = {o: n for n in result.graph.node for o in n.output}
+    assert made["y"].op_type == "DequantizeLinear"
+    assert constants(result)[made["y"].input[1]] == np.float32(0.05)
+    assert constants(result)[made["y"].input[2]] == 125
+    assert sqnr(run(proto), run(result)) > 25
+
+
+def test_a_trained_model_with_shared_weights_and_a_branch():
+    net = Trained(weights=False)
+    net.nodes[-2].input[1] = "w1"
+    then = helper.make_graph([helper.make_node("Neg", ["r"], ["n"])], "t", [], [
+        helper.make_tensor_value_info("n", TensorProto.FLOAT, SHAPE)])  # fmt: skip
+    other = helper.make_graph([helper.make_node("Abs", ["r_d"], ["p"])], "e", [], [
+        helper.make_tensor_value_info("p", TensorProto.FLOAT, SHAPE)])  # fmt: skip
+    net.nodes[-1].output[0] = "sum"
+    net.known |= {"zero": np.float32(0)}
+    net.nodes += [
+        helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0),
+        helper.make_node("Greater", ["total", "zero"], ["flag"]),
+        helper.make_node("If", ["flag"], ["i"], then_branch=then, else_branch=other),
+        helper.make_node("Add", ["sum", "i"], ["y"], "last"),
+    ]
+    proto = net.proto()
+    result, _ = quantized(proto)
+    assert sqnr(run(proto), run(result)) > 25
