@@ -24,7 +24,7 @@ class ChannelFactors:
 
     def add(self, reference: Array, test: Array) -> None:
         """Add the values of one run; arrays of other shapes than before or than each other are left out."""
-        if reference.shape != test.shape or reference.ndim < 2 or reference.dtype.kind != "f":
+        if reference.shape != test.shape or reference.ndim < 2 or reference.dtype.kind != "f" or not reference.size:
             return
         for axis in _AXES:
             rows = [np.moveaxis(a, axis, 0).reshape(a.shape[axis], -1).astype(np.float64) for a in (reference, test)]

@@ -189,3 +189,11 @@ def test_equal_branches_in_another_order_are_told_apart_by_their_constants():
     profile = tensor_profile(load(one), load(two), SyntheticDataset(read_interface(one.SerializeToString()), 4))
     assert {t.tensor: t.test_tensor for t in profile.tensors} == {"a": "p", "b": "q", "c": "r", "y": "y"}
     assert profile.first is None
+
+
+def test_empty_tensors():
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[0,3,4] x) => (float[0,3,4] y) { a = Relu(x) y = Exp(a) }'
+    model = load(onnx.parser.parse_model(text))
+    profile = tensor_profile(model, model, SyntheticDataset(read_interface(model.serialize()), 2))
+    assert profile.first is None
+    assert all(t.agreement.note == "empty output" for t in profile.tensors)
