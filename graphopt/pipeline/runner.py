@@ -19,7 +19,8 @@ from graphopt.analysis.roofline import layer_bounds, peaks_of
 from graphopt.analysis.weight_histograms import weight_histograms
 from graphopt.checker import checker_problem
 from graphopt.data.feeds import Batch
-from graphopt.data.interface import read_interface
+from graphopt.data.interface import Interface, read_interface
+from graphopt.data.shape_profile import ShapeProfile, profile_of_feeds
 from graphopt.data.split import split
 from graphopt.errors import InvalidModelError, UsageError, ValidationError
 from graphopt.model import Model, load
@@ -201,7 +202,15 @@ def _open(job: Job, model: Model) -> _Bench:
     config = SessionConfig(
         place.provider, job.where.threads, place.optimize, strict=job.where.strict, fit_floats=True
     )  # fmt: skip
+    if place.provider != "cpu":
+        config = replace(config, cache_dir=job.cache, shapes=_shapes(job, interface, data))
     return _Bench(job, place, data, Session(job.model, config, name=job.model.name))
+
+
+def _shapes(job: Job, interface: Interface, data: RunData) -> ShapeProfile:
+    """Shapes from one sample to a full batch of the scoring data, so that an engine is built once."""
+    batches = (next(iter(data.scoring.iter_batches(size))).feeds for size in (job.data.batch, 1))
+    return profile_of_feeds(interface, tuple(batches))
 
 
 def _transform(bench: _Bench, model: Model, pipeline: Pipeline, registry: Registry, progress: Progress) -> Run:
