@@ -168,7 +168,8 @@ def _exposed(model: Model, probes: Sequence[Probe], threads: int) -> Iterator[Se
     graph.outputs = outputs or graph.outputs
     graph.remove_dead()
     with session_source(clone) as source:
-        yield Session(source, SessionConfig(threads=threads, optimize="off"), name="the model with inner tensors")
+        config = SessionConfig(threads=threads, optimize="off", fit_floats=True)
+        yield Session(source, config, name="the model with inner tensors")
 
 
 def _run(session: Session, probes: Sequence[Probe], feeds: Feeds) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def compare(
     out = args.output(json, verbose, quiet)
     if html is not None and html.exists() and not force:
         raise UsageError(f"{str(html)!r} exists; --force overwrites it")
-    config = SessionConfig(provider or "cpu", threads, "all" if optimize else "off")
+    config = SessionConfig(provider or "cpu", threads, "all" if optimize else "off", fit_floats=True)
     before = Session(model_file(first), config)
     after = Session(model_file(second), config)
     feeds = Feeding(data, args.parse_dims(dim), batch, samples, preprocess, seed).open(before.interface)
