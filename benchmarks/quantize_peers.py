@@ -153,7 +153,8 @@ def _cpu(loaded: Any, feeds: Feeds, count: int) -> float:
 
 def measure(task: Task, tool: Tool, rounds: int, folder: Path, limit: float) -> Row | str:
     """Quantize, score and time; or what went wrong."""
-    out = folder / f"{task.name}-{tool.name.replace(' ', '-')}.onnx"
+    out = folder / f"{task.name}-{tool.name}".replace(" ", "-") / "model.onnx"
+    out.parent.mkdir()
     feeds = folder / f"{task.name}-feeds"
     if not feeds.exists():
         feeds.mkdir()
@@ -165,7 +166,7 @@ def measure(task: Task, tool: Tool, rounds: int, folder: Path, limit: float) -> 
     except subprocess.TimeoutExpired:
         return f"over {limit:g} s"
     except Exception as error:  # noqa: BLE001 - a peer may fail in any way; the table says so
-        return f"{type(error).__name__}: {str(error)[:300]}"
+        return f"fails: {type(error).__name__}: {str(error)[:120]}".replace("\n", " ").replace("|", "")
     wanted = outputs(task.model, task.scored)
     ratios = speed(task.model, out, task.scored[0], rounds)
     low, _, high = statistics.quantiles(ratios, n=4)
@@ -179,7 +180,7 @@ def measure(task: Task, tool: Tool, rounds: int, folder: Path, limit: float) -> 
         high,
         cost["seconds"],
         cost["megabytes"],
-        out.stat().st_size / 1e6,
+        sum(f.stat().st_size for f in out.parent.iterdir() if "prepared" not in f.name) / 1e6,
     )
 
 
