@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 from graphopt.cli.feeding import Feeding
@@ -78,7 +79,8 @@ def main() -> None:
             files = quantized(name, Path(folder), chosen.samples)
             reports = [timed(files, runtime) for runtime in ("onnxruntime", "openvino")]
             versions = [r.timings[0].providers[0] for r in reports]
-            head = f"{cpu_line(reports[0].cpu)}, 1 thread; {' and '.join(versions)}."
+            tool = f"onnxruntime {version('onnxruntime')} {versions[0]}"
+            head = f"{cpu_line(reports[0].cpu)}, 1 thread; {tool} and {versions[1]}."
             for style, (ort, vino) in zip(files, zip(*(r.timings for r in reports), strict=True), strict=True):
                 cells = [f"{t.wall_ms:.3f} ms | {speedup(t) or '-'} | {t.verdict}" for t in (ort, vino)]
                 rows.append(f"| {name} | {style} | {' | '.join(cells)} |")
@@ -86,7 +88,7 @@ def main() -> None:
         [
             "# One network, two targets, two runtimes",
             "",
-            "Made by `python benchmarks/two_targets.py --write`. Speed-up against float32 in the same runtime and its",
+            f"Made by `python benchmarks/two_targets.py {' '.join(sys.argv[1:])}`. Speed-up against float32 in the same runtime and its",
             f"95 % interval over sessions. {head} No GPU figure: TensorRT itself cannot run or be timed here.",
             "",
             "| network | style | ORT CPU | speed-up | verdict | OpenVINO | speed-up | verdict |",
