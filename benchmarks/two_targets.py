@@ -88,7 +88,8 @@ def main() -> None:
         [
             "# One network, two targets, two runtimes",
             "",
-            f"Made by `python benchmarks/two_targets.py {' '.join(sys.argv[1:])}`. Speed-up against float32 in the same runtime and its",
+            f"Made by `python benchmarks/two_targets.py {' '.join(sys.argv[1:])}`. "
+            "Speed-up against float32 in the same runtime and its",
             f"95 % interval over sessions. {head} No GPU figure: TensorRT itself cannot run or be timed here.",
             "",
             "| network | style | ORT CPU | speed-up | verdict | OpenVINO | speed-up | verdict |",
