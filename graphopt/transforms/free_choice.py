@@ -7,6 +7,7 @@ Which groups are free is found in ``graphopt.analysis.labels.groups``.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import numpy as np
 
@@ -18,45 +19,55 @@ from graphopt.analysis.labels.space import Labels
 from graphopt.ir import Array
 from graphopt.transforms.keepset import KeepSet
 
+Choice: TypeAlias = "list[Bools]"
+"""For each free group of a graph [block, place]: what goes from a block that stays."""
+
 
 def refine(keep: KeepSet, scores: Array) -> KeepSet:
     """The keep-set with, in every free group, the units that score least removed instead of those at equal places."""
-    rows: list[tuple[Labels, Bools]] = []
+    choice: Choice = []
     for grid in keep.coupling.free_grids:
-        number = int(keep.removed[grid.places].sum())
-        merged = grid.merged[~grid.lost(keep.removed)]
-        if number and len(merged):
-            gone = np.zeros(merged.shape, bool)
-            np.put_along_axis(gone, np.argsort(scores[merged], axis=1, kind="stable")[:, :number], True, axis=1)
-            rows.append((merged, gone))
-    return _with_rows(keep, rows)
+        gone = np.zeros(grid.merged.shape, bool)
+        order = np.argsort(scores[grid.merged], axis=1, kind="stable")
+        np.put_along_axis(gone, order[:, : int(keep.removed[grid.places].sum())], True, axis=1)
+        choice.append(gone)
+    return _chosen(keep.coupling, keep.removed, choice)
 
 
-def _with_rows(keep: KeepSet, rows: list[tuple[Labels, Bools]]) -> KeepSet:
-    """The keep-set with other units of free groups removed, and what follows from them."""
-    if not rows:
-        return keep
-    solution = keep.coupling.solution
-    free = {grid_key(g.merged) for g in keep.coupling.free_grids}
-    removed = keep.removed & solution.leaf
-    own = [(g.merged, keep.removed[g.merged]) for g in keep.coupling.free_grids]
-    for merged, gone in (*own, *rows):
-        removed[merged] = gone
-    grids = [g for g in solution.grids if grid_key(g.merged) not in free]
-    changed = True
-    while changed:
-        before = int(removed.sum())
+def _choice_of(keep: KeepSet) -> Choice:
+    """What a keep-set chose; where a block is gone altogether, the places that stand for the number."""
+    found: Choice = []
+    for grid in keep.coupling.free_grids:
+        gone = np.array(keep.removed[grid.merged])
+        gone[grid.lost(keep.removed)] = keep.removed[grid.places]
+        found.append(gone)
+    return found
+
+
+def _chosen(coupling: Coupling, leaves: Bools, choice: Choice) -> KeepSet:
+    """The keep-set that removes these leaf classes, this choice in the free groups, and what follows from both."""
+    solution, free = coupling.solution, coupling.free_grids
+    if not free:
+        return KeepSet.removing(coupling, leaves)
+    keys = {grid_key(g.merged) for g in free}
+    grids = [g for g in solution.grids if grid_key(g.merged) not in keys]
+    removed = leaves & solution.leaf
+    count = -1
+    while count != int(removed.sum()):
+        count = int(removed.sum())
+        for own, gone in zip(free, choice, strict=True):
+            lost: Bools = np.asarray(removed[own.blocks])
+            removed[own.merged] = gone | lost[:, None]
         for grid in grids:
             hit = removed[grid.merged]
             for k, factor in enumerate(grid.factors):
                 hit = hit | removed[factor].reshape([-1 if i == k else 1 for i in range(hit.ndim)])
             removed[grid.merged[hit]] = True
-        changed = int(removed.sum()) != before
-    for grid in keep.coupling.free_grids:
-        rest = removed[grid.merged[~grid.lost(removed)]]
+    for own in free:
+        rest = removed[own.merged[~own.lost(removed)]]
         if len(rest) and bool((rest == rest[:1]).all()):
-            removed[grid.places] = rest[0]
-    return KeepSet(keep.coupling, removed)
+            removed[own.places] = rest[0]
+    return KeepSet(coupling, removed)
 
 
 def explain(coupling: Coupling, wanted: Bools, leaves: Bools, named: Bools) -> KeepSet:
@@ -64,29 +75,28 @@ def explain(coupling: Coupling, wanted: Bools, leaves: Bools, named: Bools) -> K
     ``named`` are the classes that stand for the numbers, where something says so. Groups that want different numbers
     are left to ``leaves``."""
     leaves = leaves.copy()
-    rows: list[tuple[Labels, Bools]] = []
+    choice: Choice = []
     for grid in coupling.free_grids:
         here = wanted[grid.merged]
         some = ~here.all(axis=1)
         numbers = np.unique(here[some].sum(axis=1))
-        if len(numbers) != 1 or not numbers[0]:
-            continue
-        own = grid.places[named[grid.places]]
-        leaves[grid.places] = False
-        leaves[own if len(own) == numbers[0] else grid.places[: int(numbers[0])]] = True
-        rows.append((grid.merged[some], here[some]))
-    return _with_rows(KeepSet.removing(coupling, leaves), rows)
+        if len(numbers) == 1:
+            own = grid.places[named[grid.places]]
+            leaves[grid.places] = False
+            leaves[own if len(own) == numbers[0] else grid.places[: int(numbers[0])]] = True
+        uniform = np.broadcast_to(leaves[grid.places][None], here.shape)
+        choice.append(np.where(some[:, None], here, uniform) if len(numbers) == 1 else uniform)
+    return _chosen(coupling, leaves, choice)
 
 
 def again(keep: KeepSet, removed: Bools) -> KeepSet:
     """The keep-set of other leaf classes, with the choice of ``keep`` in free groups that lose as many as before."""
     made = KeepSet.removing(keep.coupling, removed & keep.coupling.solution.leaf)
-    rows: list[tuple[Labels, Bools]] = []
-    for grid in keep.coupling.free_grids:
-        if made.removed[grid.places].sum() == keep.removed[grid.places].sum():
-            merged = grid.merged[~grid.lost(made.removed) & ~grid.lost(keep.removed)]
-            rows.append((merged, keep.removed[merged]))
-    return _with_rows(made, rows)
+    choice = [
+        before if made.removed[grid.places].sum() == keep.removed[grid.places].sum() else now
+        for grid, before, now in zip(keep.coupling.free_grids, _choice_of(keep), _choice_of(made), strict=True)
+    ]
+    return _chosen(keep.coupling, made.removed, choice)
 
 
 def block_masks(keep: KeepSet, edge: EdgeKey) -> Bools | None:
@@ -118,12 +128,14 @@ def sliced_by_block(value: Array, axes: tuple[Axis, ...], keep: KeepSet, masks: 
 
 def exchanges(keep: KeepSet, places: Labels) -> Iterator[KeepSet]:
     """In each free group with these places: one kept for one removed unit of its first block."""
-    for grid in keep.coupling.free_grids:
+    for number, grid in enumerate(keep.coupling.free_grids):
         if not np.isin(places, grid.places).any():
             continue
-        for block in grid.merged:
-            gone = keep.removed[block]
-            if 0 < gone.sum() < len(block):
-                other = gone.copy()
-                other[np.flatnonzero(gone)[0]], other[np.flatnonzero(~gone)[0]] = False, True
-                yield _with_rows(keep, [(block[None], other[None])])
+        for block, classes in enumerate(grid.merged):
+            gone = keep.removed[classes]
+            if 0 < gone.sum() < len(classes):
+                choice = _choice_of(keep)
+                choice[number] = choice[number].copy()
+                choice[number][block, np.flatnonzero(gone)[0]] = False
+                choice[number][block, np.flatnonzero(~gone)[0]] = True
+                yield _chosen(keep.coupling, keep.removed, choice)

@@ -24,9 +24,8 @@ class Net:
         last = self.conv("x", 3, self.width)
         for _ in range(int(random.integers(2, 5))):
             groups = int(random.choice([g for g in (2, 3, 4) if self.width % g == 0]))
-            last = random.choice([self.grouped, self.residual, self.shuffle, self.norm, self.halves, self.dense])(
-                last, groups
-            )
+            kinds = [self.grouped, self.residual, self.shuffle, self.norm, self.halves, self.dense, self.multiplied]
+            last = random.choice(kinds)(last, groups)
         weight = self.weight("w", 5, self.width, 1, 1)
         self.body.append(f"y = Conv({last}, {weight})")
 
@@ -51,6 +50,11 @@ class Net:
 
     def dense(self, x: str, groups: int) -> str:
         return self.conv(self.add(f"Relu({x})"), self.width, self.width)
+
+    def multiplied(self, x: str, groups: int) -> str:
+        width = self.width
+        wide = self.conv(self.conv(x, width, 2 * width, width), 2 * width, 6 * width, 2 * width)
+        return self.conv(wide, 6 * width, width)
 
     def norm(self, x: str, groups: int) -> str:
         tables = [self.weight("b", self.width) for _ in range(2)]

@@ -19,9 +19,10 @@ from graphopt.analysis.labels.space import Labels
 
 @dataclass(frozen=True)
 class FreeGrid:
-    """Classes ``merged[block, place]``, and the classes of the places, which stand for numbers only."""
+    """Classes ``merged[block, place]``, those of the blocks, and those of the places, which stand for numbers only."""
 
     merged: Labels
+    blocks: Labels
     places: Labels
 
     def lost(self, removed: Bools) -> Bools:
@@ -58,9 +59,14 @@ def free_grids(record: Record, solution: Solution) -> list[FreeGrid]:
         numbers = {n for cls in np.unique(merged).tolist() for n in uses[cls]}
         if len(np.unique(merged)) < merged.size or not numbers or any(keys[n] != key for n in numbers):
             continue
-        factors = [solution.grids[n].factors[1] for n in sorted(numbers)]
-        if not held[factors[0]].any() and all(np.array_equal(f, factors[0]) for f in factors):
-            found.append(FreeGrid(merged, factors[0]))
+        blocks, places = solution.grids[min(numbers)].factors
+        same = all(
+            np.array_equal(own, first)
+            for n in numbers
+            for own, first in zip(solution.grids[n].factors, (blocks, places), strict=True)
+        )
+        if same and not held[places].any():
+            found.append(FreeGrid(merged, blocks, places))
     return found
 
 
