@@ -36,8 +36,8 @@ def equal(record: Record) -> bool:
 
 
 def _summary(rows: Rows, tools: list[str]) -> list[str]:
-    head = "tool | graphs | failed | nodes before | nodes left | not equal | within rounding noise | input changed"
-    lines = [f"| {head} | at most the better of onnxslim and onnxsim |", "|" + "---|" * 9]
+    head = "tool | graphs | failed | nodes before | nodes left | not equal | within rounding noise | interface changed"
+    lines = [f"| {head} | its input changed | at most the better of onnxslim and onnxsim |", "|" + "---|" * 10]
     for tool in tools:
         made, good = sum(tool in row for row in rows.values()), _good(rows, tool)
         noisy = sum(equal(r) and r["difference"] > TOLERANCE for r in good)
@@ -47,7 +47,9 @@ def _summary(rows: Rows, tools: list[str]) -> list[str]:
         share = f"{level} of {len(pairs)} ({level / len(pairs):.1%})" if pairs else ""
         sums = sum(r["before"] for r in good), sum(r["after"] for r in good)
         unequal = sum(not equal(r) for r in good)
-        figures = (tool, made, made - len(good), *sums, unequal, noisy, sum(r["input_changed"] for r in good), share)
+        faces = sum(not r.get("interface_kept", True) for r in good)
+        touched = sum(r["input_changed"] for r in good)
+        figures = (tool, made, made - len(good), *sums, unequal, noisy, faces, touched, share)
         lines.append(f"| {' | '.join(map(str, figures))} |")
     return lines
 

@@ -101,7 +101,7 @@ def outputs_of(proto: Any, feeds: list[dict[str, Any]]) -> tuple[list[Any], list
 
 
 def same_interface(before: list[Any], after: list[Any]) -> bool:
-    """Whether names, types and declared input shapes agree."""
+    """Whether names and types agree, and the declared shapes of the inputs with the names of their extents."""
     inputs, outputs = ([[x[:2] for x in side[1]] for side in (before, after)], [before[0], after[0]])
     return inputs[0] == inputs[1] and outputs[0] == outputs[1]
 
@@ -166,20 +166,20 @@ def work(clean: Clean, job: dict[str, Any]) -> dict[str, Any]:
     left = count(result)
     record = {"after": sum(left.values()), "wall": min(walls), "cpu": min(cpus), "runs": len(cpus), "hist": left}
     record["input_changed"] = proto != onnx.ModelProto.FromString(data)
-    record["difference"] = _compare(result, job)
+    record["difference"], record["interface_kept"] = _compare(result, job)
     if job["repeat"]:
         record["repeats"] = bool(clean(onnx.ModelProto.FromString(data)) == result)
         record["stable"] = bool(clean(result) == result)
     return record
 
 
-def _compare(result: Any, job: dict[str, Any]) -> float:
+def _compare(result: Any, job: dict[str, Any]) -> tuple[float, bool]:
     import onnx
 
     feeds, expected = read_reference(job["reference"])
     onnx.checker.check_model(result, full_check=True)
     face, found = outputs_of(result, feeds)
-    return difference(expected, found) if same_interface(job["face"], face) else math.inf
+    return difference(expected, found), same_interface(job["face"], face)
 
 
 def warm_up(clean: Clean) -> None:
