@@ -78,7 +78,7 @@ def explain(coupling: Coupling, wanted: Bools, leaves: Bools, named: Bools) -> K
     choice: Choice = []
     for grid in coupling.free_grids:
         here = wanted[grid.merged]
-        some = ~here.all(axis=1)
+        some: Bools = np.asarray(~here.all(axis=1))
         numbers = np.unique(here[some].sum(axis=1))
         if len(numbers) == 1:
             own = grid.places[named[grid.places]]
