@@ -37,8 +37,9 @@ def installed(extra: str) -> str:
         done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         return f"pip did not end within {INSTALL_SECONDS} s"
-    last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-    return last[0] if done.returncode else ""
+    lines = done.stderr.strip().splitlines() or ["no message"]
+    told = next((line for line in reversed(lines) if "ERROR" in line), lines[-1])
+    return told.strip() if done.returncode else ""
 
 
 def main() -> None:
