@@ -24,7 +24,7 @@ from graphopt.serde.exporter import GraphExporter, Weights, element_type
 
 VALUE_CAP = 100_000
 PRIMES = (3, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61)
-OTHER_PRIMES = (5, 101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167)
+OTHER_PRIMES = (5, 7, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83)
 
 
 @dataclass(frozen=True)
