@@ -132,7 +132,7 @@ def test_rule(name, rule):
             assert numpy_helper.to_array(known[quantizer.input[1]]).ndim == target.scale_rank
     if rule.weight is not None:
         scale = numpy_helper.to_array(known[made[node.input[rule.weight]].input[1]])
-        assert scale.shape == ((24,) if rule.op in ("MatMul", "Gemm") else (12,) if rule.op == "ConvTranspose" else (C,))
+        assert scale.shape == ({"MatMul": 24, "Gemm": 24, "ConvTranspose": 12}.get(rule.op, C),)
     if rule.bias is not None:
         source = made.get(node.input[rule.bias])
         assert (source is not None and source.op_type == "DequantizeLinear") == (target.bias == "int32")
