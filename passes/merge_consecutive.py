@@ -143,21 +143,35 @@ def _involution(node: Node, editor: Editor) -> bool:
 
 
 def _slices(node: Node, editor: Editor) -> bool:
-    """Slice(Slice(x)) on different axes -> one Slice."""
-    first = editor.private_producer(node.inputs[0], node, "Slice")
-    rank = editor.fact(node.inputs[0]).rank
-    if first is None or rank is None or editor.opset < 10:
+    """Slice(Slice(x)) on different axes -> one Slice, where nothing else than such Slices reads the inner one."""
+    first = editor.producer(node.inputs[0], node, "Slice")
+    if first is None or editor.opset < 10 or editor.is_end(first.outputs[0]) or not editor.is_live(first):
         return False
-    specs = [slice_spec(n, editor.facts, rank) for n in (first, node)]
+    readers = list(dict.fromkeys(first.outputs[0].outputs))
+    merged = [_both(first, reader, editor) for reader in readers]
+    if any(m is None or editor.owner(r) is not editor.owner(first) for m, r in zip(merged, readers, strict=True)):
+        return False
+    if not editor.allow(node):
+        return False
+    for reader, columns in zip(readers, merged, strict=True):
+        inputs = [editor.const(reader, np.array(c, np.int64)) for c in columns or ()]
+        editor.replace(reader.outputs[0], editor.new("Slice", [first.inputs[0], *inputs], reader))
+    return True
+
+
+def _both(first: Node, second: Node, editor: Editor) -> list[list[Any]] | None:
+    """Starts, ends, axes and steps of one Slice that does what two do; None when they share an axis."""
+    rank = editor.fact(first.outputs[0]).rank
+    if rank is None or not second.is_op("Slice") or second.inputs[0] is not first.outputs[0]:
+        return None
+    specs = [slice_spec(n, editor.facts, rank) for n in (first, second)]
     if specs[0] is None or specs[1] is None:
-        return False
+        return None
     parts = [*specs[0], *specs[1]]
     axes = [p[0] for p in parts]
-    if len(set(axes)) < len(axes) or any(isinstance(b, Expr) for p in parts for b in p[1:3]) or not editor.allow(node):
-        return False
-    columns = [[p[i] for p in parts] for i in (1, 2, 0, 3)]
-    inputs = [editor.const(node, np.array(c, np.int64)) for c in columns]
-    return editor.replace(node.outputs[0], editor.new("Slice", [first.inputs[0], *inputs], node))
+    if len(set(axes)) < len(axes) or any(isinstance(b, Expr) for p in parts for b in p[1:3]):
+        return None
+    return [[p[i] for p in parts] for i in (1, 2, 0, 3)]
 
 
 def _concats(node: Node, editor: Editor) -> bool:
@@ -300,8 +314,9 @@ REWRITES = (
 class MergeConsecutive(CleaningPass):
     """Merges two operators in a row into one, or none.
 
-    Reshape, Squeeze, Unsqueeze, Flatten and Transpose, also a Transpose between two of them; Cast; Slice; Concat; Pad; a reduction and a Squeeze; a Gather
-    and an Unsqueeze; Split and Concat; what is idempotent (Relu) or its own inverse (Neg).
+    Reshape, Squeeze, Unsqueeze, Flatten and Transpose, also a Transpose between two of them; Cast; Slice; Concat; Pad;
+    a reduction and a Squeeze; a Gather and an Unsqueeze; Split and Concat; what is idempotent (Relu) or its own inverse
+    (Neg).
     """
 
     rewrites = REWRITES
