@@ -287,11 +287,22 @@ class Graph(gs.Graph):  # type: ignore[misc]
                 _unlink(node)
             removed += len(dead)
         for graph in self.graphs():
-            ends = {id(t) for t in (*graph.inputs, *graph.outputs)}
-            kept = [c for c in graph.initializers if c.outputs or id(c) in ends]
+            kept = graph._read_initializers()
             removed += len(graph.initializers) - len(kept)
             graph.initializers = kept
         return removed
+
+    def has_dead(self) -> bool:
+        """Whether ``remove_dead`` would remove anything. Scans the model."""
+        live = self._live_nodes()
+        return any(
+            any(id(n) not in live for n in graph.nodes) or len(graph._read_initializers()) < len(graph.initializers)
+            for graph in self.graphs()
+        )
+
+    def _read_initializers(self) -> list[Constant]:
+        ends = {id(t) for t in (*self.inputs, *self.outputs)}
+        return [c for c in self.initializers if c.outputs or id(c) in ends]
 
     def _live_nodes(self) -> set[int]:
         live: set[int] = set()

@@ -16,8 +16,6 @@ class RemoveDead(Pass):
 
     def run(self, model: Model, ctx: Context) -> None:
         """Remove them."""
-        if ctx.allow(None, "remove"):
-            removed = model.graph.remove_dead()
-            ctx.count("removed", removed)
-            if removed:
-                ctx.report_change()
+        if model.graph.has_dead() and ctx.allow(None, "remove"):
+            ctx.count("removed", model.graph.remove_dead())
+            ctx.report_change()
