@@ -16,7 +16,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from graphopt import load
@@ -122,21 +122,25 @@ def main() -> int:
     parser.add_argument("--ratio", type=float, default=0.5)
     parser.add_argument("--only", action="append", default=[])
     parser.add_argument("--folder", type=Path, help="keep the exports here; those already there are not made again")
+    parser.add_argument("--rows", type=Path, help="keep the rows here as JSON; those there are not measured again")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="graphopt-peers-"))
     names = [n for n in NAMES if not options.only or any(fnmatch.fnmatchcase(n, p) for p in options.only)]
-    if options.python is None and not all((folder / f"{n}.before.onnx").is_file() for n in names):
+    if options.python is None and not options.rows and not all((folder / f"{n}.before.onnx").is_file() for n in names):
         parser.error("give --python, an interpreter with torch, torchvision, timm and torch-pruning")
-    rows = []
-    for name in names:
+    known = json.loads(options.rows.read_text()) if options.rows and options.rows.is_file() else []
+    done = {r["name"]: Row(**r) for r in known}
+    for name in (n for n in names if n not in done):
         if not (folder / f"{name}.before.onnx").is_file() and options.python:
             problem = run_peer(options.python, name, folder, options.ratio)
             if problem:
                 (folder / f"{name}.json").write_text(json.dumps({"name": name, "failure": problem}))
-        rows.append(measure(name, folder, options.ratio))
-        print(rows[-1], flush=True)
-    text = table(rows, options.ratio)
+        done[name] = measure(name, folder, options.ratio)
+        print(done[name], flush=True)
+        if options.rows:
+            options.rows.write_text(json.dumps([asdict(r) for r in done.values()], indent=1))
+    text = table([done[n] for n in names], options.ratio)
     if options.out:
         options.out.write_text(text)
     else:
