@@ -154,10 +154,11 @@ def table(cells: list[Cell], samples: int) -> str:
         shown = " | ".join(_cell([c.accuracy for c in row if c.variant == v]) for v in VARIANTS)
         loss = GOALS.get((model, keep))
         goal = "-" if loss is None else f"{baseline - loss:.2f}"
-        seconds = [c.seconds for c in row if c.variant == "graphopt"]
+        times = [c.seconds for c in row if c.variant == "graphopt"]
+        seconds = f"{max(times):.0f}" if times else "-"
         lines.append(
             f"| {model} ({baseline:.2f}) | {1 - keep:.0%} | {shown} | {goal} "
-            f"| {max(seconds, default=float('nan')):.0f} |"
+            f"| {seconds} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -18,7 +18,7 @@ from graphopt.transforms.reconstruction_layers import Layer, layers_of
 from graphopt.transforms.reconstruction_plan import Job, ReconstructionOptions
 from graphopt.transforms.reconstruction_rows import HELD_PERIOD
 
-_POSITIONS = 3 << 15
+_POSITIONS = 3 << 14
 _LEAST_SAMPLES = 20
 _WORK = 1.5e9
 

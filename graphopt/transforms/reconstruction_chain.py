@@ -26,7 +26,7 @@ from graphopt.ir import Array
 from graphopt.transforms.reconstruction_plan import Job
 from graphopt.transforms.responses import Response
 
-_ROUNDS = 20
+_ROUNDS = 12
 _PATIENCE = 3
 _LEAST_GAIN = 1e-3
 _HALVINGS = 3
