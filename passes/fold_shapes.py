@@ -31,7 +31,7 @@ class FoldShapes(Pass):
     reports = True
 
     def run(self, model: Model, ctx: Context) -> None:
-        """Fold in one sweep, from the end, so that what only leads to a known value goes without becoming a constant."""
+        """Fold in one sweep from the end, so that what only leads to a known value goes without becoming constant."""
         editor = open_editor(model, ctx)
         for node in reversed(list(model.graph.walk())):
             for tensor in node.outputs:

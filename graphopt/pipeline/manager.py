@@ -62,7 +62,7 @@ class PassManager:
         instruments: what watches the run; by default ``Verify()``. Called in this order.
         limit: apply only the first this many rewrites.
         measure: size of a model for the results; by default node, parameter and byte counts.
-        check_reports: look at the model too when a pass reports by itself whether it changed it, and fail if it was wrong.
+        check_reports: look at the model too when a pass says by itself whether it changed it; fail if it was wrong.
     """
 
     def __init__(

@@ -291,7 +291,7 @@ class Editor:
             self._requeue([r for p in sources for t in p.outputs for r in t.outputs])
 
     def finish(self) -> int:
-        """Drop removed nodes and unread initializers, sort, bring the facts up to date; returns the rewrites' number."""
+        """Drop removed nodes and unread initializers, sort, update the facts; returns the number of rewrites."""
         if self._edited:
             for node in self._made:
                 self.discard(node)

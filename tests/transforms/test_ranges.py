@@ -7,7 +7,6 @@ import pytest
 from graphopt.analysis.statistics import HistogramAccumulator
 from graphopt.analysis.statistics.samples import Rows
 from graphopt.targets.base import INT_TYPES, Grid
-from graphopt.transforms import ranges
 from graphopt.transforms.ranges import Spectrum, find_range, quant_params
 from graphopt.transforms.weight_grids import limits, quantize_weight, raise_for_bias, weight_scale
 
