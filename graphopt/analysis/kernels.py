@@ -105,7 +105,10 @@ def _slice(node: Node, inputs: Sequence[Array], opset: int) -> Array | None:
     steps = _ints(inputs[4]) if len(inputs) > 4 else [1] * len(starts)
     chosen: list[slice] = [slice(None)] * inputs[0].ndim
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        chosen[axis] = slice(start, None if step < 0 and end < -inputs[0].shape[axis] else end, step)
+        extent = inputs[0].shape[axis]
+        if step < 0:
+            start = max(start, -extent)
+        chosen[axis] = slice(start, None if step < 0 and end < -extent else end, step)
     return inputs[0][tuple(chosen)]
 
 

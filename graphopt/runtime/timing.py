@@ -94,8 +94,8 @@ def time_models(contenders: Sequence[Contender], plan: TimingPlan | None = None)
     interval of the CPU-time ratio must also lie on that side of 1, which load from other programs cannot fake. "Same"
     means that the whole interval lies within 3 % of 1, "noise" that it reaches across a limit: nothing is claimed.
 
-    Raises UsageError for fewer than nine rounds or three sessions, no contender, or sessions on different providers
-    or thread counts.
+    Raises UsageError for fewer than nine rounds or three sessions, fewer rounds than sessions, no contender, or models
+    on different providers or thread counts.
     """
     plan = plan or TimingPlan()
     _check(contenders, plan)
@@ -138,6 +138,8 @@ def _check(contenders: Sequence[Contender], plan: TimingPlan) -> None:
         raise UsageError(f"timing needs at least {MIN_ROUNDS} rounds, not {plan.rounds}")
     if plan.sessions < MIN_SESSIONS:
         raise UsageError(f"timing needs at least {MIN_SESSIONS} sessions, not {plan.sessions}")
+    if plan.rounds < plan.sessions:
+        raise UsageError(f"{plan.rounds} rounds do not fill {plan.sessions} sessions; ask for more rounds")
     if len({(one.session.provider, one.session.threads) for one in contenders}) > 1:
         raise UsageError("models that are timed against each other must use one provider and one number of threads")
 

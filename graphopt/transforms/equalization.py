@@ -111,7 +111,7 @@ def _link(node: Node, axis: int, ends: set[int], members: set[int]) -> Link | No
         return None
     width = widths.pop()
     behind = known[0].value.ndim - 2 if axis == 1 else 0
-    sources = _sources(node, axis, behind)
+    sources = _sources(node, axis, behind, ends)
     if not sources or not all(_makes(s, width) for s in sources):
         return None
     return Link(tensor, axis, width, tuple(sources), tuple(known))
@@ -150,10 +150,10 @@ def _constant(tensor: Tensor) -> Array | None:
     return value if value is not None and value.dtype == np.float32 else None
 
 
-def _sources(node: Node, axis: int, behind: int) -> list[Fold]:
+def _sources(node: Node, axis: int, behind: int, ends: set[int]) -> list[Fold]:
     """The constants that scale the output of ``node``; empty when it cannot be rescaled."""
     if node.op in _ELEMENTWISE:
-        return _elementwise(node, axis, behind)
+        return _elementwise(node, axis, behind, ends)
     places: dict[str, Sequence[tuple[int, int]]] = {
         "Conv": ((1, 0), (2, 0)),
         "BatchNormalization": ((1, 0), (2, 0)),
@@ -174,8 +174,8 @@ def _sources(node: Node, axis: int, behind: int) -> list[Fold]:
     return folds if any(f.position == 1 for f in folds) else []
 
 
-def _elementwise(node: Node, axis: int, behind: int) -> list[Fold]:
-    """A constant factor scales the channels; an Add shifts them, so what it adds to must be rescaled too.
+def _elementwise(node: Node, axis: int, behind: int, ends: set[int]) -> list[Fold]:
+    """A constant factor scales the channels; an Add shifts them, so what it adds to, no output, is rescaled too.
 
     One factor for all channels becomes one for each, unless it is a part of a Gelu, which runtimes recognise by it.
     """
@@ -186,8 +186,9 @@ def _elementwise(node: Node, axis: int, behind: int) -> list[Fold]:
         fold = Fold(node, position, -1, 1, node.op != "Div", behind)
         if node.op != "Add":
             return [] if value.size == 1 and _in_gelu(node) else [fold]
-        if len(other.outputs) == 1 and other.inputs and axis in _channel_axes(other.inputs[0]):
-            below = _sources(other.inputs[0], axis, behind)
+        inner = len(other.outputs) == 1 and id(other) not in ends
+        if inner and other.inputs and axis in _channel_axes(other.inputs[0]):
+            below = _sources(other.inputs[0], axis, behind, ends)
             return [*below, fold] if below else []
     return []
 
@@ -378,9 +379,8 @@ def equalized(model: Model, evenings: Sequence[Evening]) -> Model:
 def smoothing_nodes(graph: Graph, evenings: Sequence[Evening]) -> list[Node]:
     """The Muls that ``equalized`` put in."""
     wanted = {e.link.tensor.name for e in evenings if not e.link.sources}
-    return [
-        n for n in graph.nodes if n.op == "Mul" and n.name.startswith(tuple(w + _SMOOTH for w in wanted))
-    ]  # fmt: skip
+    prefixes = tuple(w + _SMOOTH for w in wanted)
+    return [n for n in graph.nodes if n.op == "Mul" and n.name.startswith(prefixes)]
 
 
 def changed_tensors(link: Link) -> set[str]:

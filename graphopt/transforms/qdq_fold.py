@@ -33,6 +33,8 @@ def _store(graph: Graph, node: Node, listener: Listener) -> None:
         return
     if node.outputs[0] in graph.outputs or str(q.type) not in _FOLDED or node.attrs.get("precision"):
         return
+    if np.isnan(value).any():
+        return
     if listener.allow(node, "store-integers"):
         name = node.inputs[0].name
         graph.replace_uses(node.outputs[0], graph.new_constant(f"{name}_quantized", quantize(value, q)))
@@ -56,7 +58,7 @@ def quantize(value: Array, q: Quantizer) -> Array:
 
 
 def _undo(graph: Graph, node: Node, members: set[int], listener: Listener) -> None:
-    """DequantizeLinear then QuantizeLinear on the same grid gives back the integers."""
+    """DequantizeLinear then QuantizeLinear on the same grid gives back the integers, in float32."""
     if not node.inputs or not node.inputs[0].inputs or not node.inputs[0].inputs[0].is_op(DEQUANTIZE):
         return
     before = node.inputs[0].inputs[0]
@@ -73,6 +75,8 @@ def _same_grid(one: Node, two: Node) -> bool:
     if a.scale is None or b.scale is None or a.block_size or b.block_size or a.type != b.type:
         return False
     if str(a.type) not in _FOLDED or (a.has_zero and a.zero is None) or (b.has_zero and b.zero is None):
+        return False
+    if a.scale.dtype != np.float32 or b.scale.dtype != np.float32:
         return False
     zeros = [np.zeros(1) if q.zero is None else q.zero.reshape(-1) for q in (a, b)]
     if a.scale.size > 1 and a.axis != b.axis:

@@ -68,3 +68,14 @@ def test_what_is_not_defined_is_left_alone(parse) -> None:
     [node] = parse(HEADER + "g (int64[N] a, int64[N] b) => (int64[N] y) { y = Div(a, b) }").graph.nodes
     assert exact(node, [np.array([1]), np.array([0])], 17) is None
     assert exact(node, [np.array([1, 2]), np.array([1, 2, 3])], 17) is None
+
+
+@pytest.mark.parametrize(("start", "end"), [(-100, -200), (-3, -200), (100, -2), (-1, -6), (-1, -5)])
+def test_slices_backwards_from_outside(start, end) -> None:
+    arrays = [np.arange(5, dtype=np.float32), *(np.array([v], np.int64) for v in (start, end, 0, -1))]
+    node = onnx.helper.make_node("Slice", list("xabcd"), ["y"])
+    ends = [onnx.helper.make_tensor_value_info("x", 1, [5])]
+    ends += [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.INT64, [1]) for n in "abcd"]
+    graph = onnx.helper.make_graph([node], "g", ends, [onnx.helper.make_tensor_value_info("y", 1, None)])
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    assert np.array_equal(exact(load(proto).graph.nodes[0], arrays, 17), runtime(proto, arrays))

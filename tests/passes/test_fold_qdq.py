@@ -192,3 +192,28 @@ def test_a_trained_model_with_shared_weights_and_a_branch():
     proto = net.proto()
     result, _ = quantized(proto)
     assert sqnr(run(proto), run(result)) > 25
+
+
+@pytest.mark.parametrize(("kind", "scale"), [(np.uint16, 0.37), (np.int8, 600)])
+def test_a_pair_in_half_precision_loses_values_and_stays(kind, scale):
+    numbers = np.arange(np.iinfo(kind).min, np.iinfo(kind).max + 1).astype(kind)
+    element = helper.np_dtype_to_tensor_dtype(numbers.dtype)
+    ends = [helper.make_tensor_value_info(n, element, numbers.shape) for n in "xy"]
+    nodes = [
+        helper.make_node("DequantizeLinear", ["x", "s", "z"], ["d"]),
+        helper.make_node("QuantizeLinear", ["d", "s", "z"], ["q"]),
+        helper.make_node("Identity", ["q"], ["y"]),
+    ]
+    known = [numpy_helper.from_array(np.asarray(v), n) for n, v in (("s", np.float16(scale)), ("z", kind(0)))]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], known)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    registry = Registry()
+    folded = PassManager(registry, Settings()).run(load(proto), Pipeline.parse("fold_qdq", registry)).model.to_proto()
+    outputs = []
+    for one in (proto, folded):
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        session = ort.InferenceSession(one.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        outputs += session.run(None, {"x": numbers})
+    assert not np.array_equal(outputs[0], numbers)
+    assert np.array_equal(*outputs)

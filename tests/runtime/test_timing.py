@@ -167,6 +167,8 @@ def test_wrong_use(contender) -> None:
         time_models([one], TimingPlan(rounds=3))
     with pytest.raises(UsageError, match="at least 3 sessions"):
         time_models([one], TimingPlan(sessions=1))
+    with pytest.raises(UsageError, match="9 rounds do not fill 12 sessions"):
+        time_models([one], TimingPlan(rounds=9, sessions=12))
     with pytest.raises(UsageError, match="one provider and one number of threads"):
         time_models([one, contender("b", 1, threads=2)])
 

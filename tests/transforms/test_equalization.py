@@ -234,3 +234,11 @@ def test_quantize_evens_out_ranges_where_that_helps(name):
     without, _ = quantized_noise(FOLDED[name], equalize=False)
     assert with_it <= without * 1.02
     assert done is not None
+
+
+def test_an_output_in_front_of_the_bias_keeps_its_values():
+    nodes = [helper.make_node("MatMul", ["x", "w1"], ["a"]), helper.make_node("Add", ["a", "b1"], ["z"])]
+    proto = matrix_pair(nodes, {"w1": floats(8, 8) * SKEW, "b1": floats(8)})
+    assert len(find_links(load(proto).graph)) == 1
+    proto.graph.output.append(helper.make_tensor_value_info("a", TensorProto.FLOAT, [1, 5, 8]))
+    assert not find_links(load(proto).graph)
