@@ -9,8 +9,12 @@ from types import ModuleType
 
 import onnx
 import pytest
+from hypothesis import settings
 
 from graphopt import Model, load
+
+settings.register_profile("graphopt", deadline=None)
+settings.load_profile("graphopt")
 
 ROOT = Path(__file__).resolve().parent.parent
 ZOO = Path(os.environ.get("GRAPHOPT_ZOO", ROOT.parent / "shared" / "zoo"))
