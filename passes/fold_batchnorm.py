@@ -127,8 +127,9 @@ def _apply(layer: Node, affine: Affine, channels: int, node: Node, editor: Edito
         return False
     if layer.op == "Gemm" and not _gemm_bias_fits(layer, bias, channels):
         return False
-    changed = weight if affine.scale is None else scaled_weight(layer, weight, affine.scale)
-    made_bias = _changed_bias(layer, bias, affine, channels, weight)
+    changed = weight if affine.scale is None else _narrowed(scaled_weight(layer, weight, affine.scale), weight)
+    wide_bias = _changed_bias(layer, bias, affine, channels)
+    made_bias = None if wide_bias is None else _narrowed(wide_bias, weight)
     parts = [p for p in (changed, made_bias) if p is not None]
     if not all(np.isfinite(p).all() for p in parts):
         editor.gate.skipped(node, "not folded: a folded weight would not be finite")
@@ -137,10 +138,10 @@ def _apply(layer: Node, affine: Affine, channels: int, node: Node, editor: Edito
         return False
     inputs: list[Tensor | None] = [layer.inputs[0], layer.inputs[1]]
     if affine.scale is not None:
-        inputs[1] = editor.const(layer, changed.astype(weight.dtype), hint=f"{layer.inputs[1].name}_folded")
+        inputs[1] = editor.const(layer, changed, hint=f"{layer.inputs[1].name}_folded")
     if made_bias is not None:
         hint = layer.inputs[2].name if editor.has_input(layer, 2) else f"{layer.inputs[1].name}_bias"
-        inputs.append(editor.const(layer, made_bias.astype(weight.dtype), hint=f"{hint}_folded"))
+        inputs.append(editor.const(layer, made_bias, hint=f"{hint}_folded"))
     attrs = dict(layer.attrs)
     if layer.op == "Gemm":
         attrs["beta"] = 1.0
@@ -155,7 +156,13 @@ def _gemm_bias_fits(layer: Node, bias: Array | None, channels: int) -> bool:
     return bias.size in (1, channels) and (bias.ndim < 2 or bias.shape[-1] == bias.size)
 
 
-def _changed_bias(layer: Node, bias: Array | None, affine: Affine, channels: int, weight: Array) -> Array | None:
+def _narrowed(values: Array, like: Array) -> Array:
+    """The values in another array's type; infinite where they are too large for it."""
+    with np.errstate(over="ignore"):
+        return values.astype(like.dtype)
+
+
+def _changed_bias(layer: Node, bias: Array | None, affine: Affine, channels: int) -> Array | None:
     if bias is None and affine.shift is None:
         return None
     wide = np.zeros(channels) if bias is None else np.broadcast_to(bias.astype(np.float64).reshape(-1), (channels,))
@@ -187,8 +194,7 @@ def _fold_before(node: Node, editor: Editor, keep_gelu: bool = True) -> bool:
         wide = factor.astype(np.float64).reshape(())
         if wide == 0 or not np.isfinite(wide):
             continue
-        made = weight.astype(np.float64) * (wide if scaled.op == "Mul" else 1 / wide)
-        made = made.astype(weight.dtype)
+        made = _narrowed(weight.astype(np.float64) * (wide if scaled.op == "Mul" else 1 / wide), weight)
         if not np.isfinite(made).all() or not editor.allow(node):
             return False
         changed = editor.const(node, made, hint=f"{node.inputs[1].name}_folded")
@@ -261,10 +267,18 @@ def _merge_constants(node: Node, editor: Editor) -> bool:
     return False
 
 
+def _rounds(a: Array, b: Array) -> bool:
+    """Whether adding both, one after the other, is meant to round: large numbers that cancel each other."""
+    large = 1 / np.sqrt(np.finfo(a.dtype).eps)
+    return bool(np.any((np.sign(a) == -np.sign(b)) & (np.minimum(np.abs(a), np.abs(b)) >= large)))
+
+
 def _joined(op: str, a: Array, b: Array) -> Array | None:
     with np.errstate(all="ignore"):
         wide = a.astype(np.float64) * b if op == "Mul" else a.astype(np.float64) + b
         made = wide.astype(a.dtype)
+    if op == "Add" and _rounds(a, b):
+        return None
     usable = np.isfinite(made).all() and not (op == "Mul" and np.any((made == 0) & (a != 0) & (b != 0)))
     return made if usable else None
 
@@ -285,8 +299,6 @@ def _lone_batchnorm(node: Node, editor: Editor) -> bool:
             continue
         total_scale = affine.scale * (1.0 if before.scale is None else before.scale)
         total_shift = affine.shift + affine.scale * (0.0 if before.shift is None else before.shift)
-        if not (np.isfinite(total_scale).all() and np.isfinite(total_shift).all()) or not editor.allow(node):
-            return False
         return _write_batchnorm(node, inner.inputs[1 - at], total_scale, total_shift, editor)
     return False
 
@@ -298,8 +310,10 @@ def _write_batchnorm(node: Node, source: Tensor, scale: Array, shift: Array, edi
     if mean is None or variance is None or old is None:
         return False
     spread = np.sqrt(variance.astype(np.float64) + attribute(node, "epsilon", 1e-5))
-    gamma = (scale * spread).astype(old.dtype)
-    beta = (shift + mean * scale).astype(old.dtype)
+    gamma = _narrowed(scale * spread, old)
+    beta = _narrowed(shift + mean * scale, old)
+    if not (np.isfinite(gamma).all() and np.isfinite(beta).all()) or not editor.allow(node):
+        return False
     inputs = [source, editor.const(node, gamma), editor.const(node, beta), node.inputs[3], node.inputs[4]]
     return editor.replace(node.outputs[0], editor.new("BatchNormalization", inputs, node, dict(node.attrs)))
 

@@ -134,11 +134,19 @@ def gelu_half_first(match: Match, build: Builder) -> Tensor:
 
 
 @rewrite(
-    Op("Mul", Var("x"), Op("HardSigmoid", Var("x"), attrs={"alpha": lambda a: math.isclose(a, 1 / 6, rel_tol=1e-5)})),
+    Op(
+        "Mul",
+        Var("x"),
+        Op(
+            "HardSigmoid",
+            Var("x"),
+            attrs={"alpha": lambda a: math.isclose(a, 1 / 6, rel_tol=1e-5), "beta": lambda b: math.isclose(b, 0.5)},
+        ),
+    ),
     condition=_since(14),
 )
 def hard_swish(match: Match, build: Builder) -> Tensor:
-    """x * HardSigmoid(x) with slope 1/6 is HardSwish."""
+    """x * HardSigmoid(x) with slope 1/6 and offset 1/2 is HardSwish."""
     return build.op("HardSwish", match["x"])
 
 

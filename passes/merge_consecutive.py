@@ -12,24 +12,13 @@ from graphopt.pipeline.cleaning import CleaningPass
 from graphopt.transforms.editing import Editor, Rewrite
 from graphopt.transforms.fact_slices import slice_spec
 from graphopt.transforms.fact_spatial import pad_amounts
-from graphopt.transforms.facts import attribute
+from graphopt.transforms.facts import INTEGER_RANGES, attribute
 from graphopt.transforms.symbols import Expr
 from graphopt.transforms.view_transpose import transposed_source
 from graphopt.transforms.views import VIEWS, can_reshape, constant_target, is_view, reshaped, view_producer
 
 IDEMPOTENT = ("Abs", "Ceil", "Floor", "Relu", "Round", "Sign")
 REDUCTIONS = ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2")
-INTEGER_BITS: dict[int, tuple[int, int]] = {
-    TensorProto.BOOL: (0, 1),
-    TensorProto.INT8: (-(2**7), 2**7 - 1),
-    TensorProto.UINT8: (0, 2**8 - 1),
-    TensorProto.INT16: (-(2**15), 2**15 - 1),
-    TensorProto.UINT16: (0, 2**16 - 1),
-    TensorProto.INT32: (-(2**31), 2**31 - 1),
-    TensorProto.UINT32: (0, 2**32 - 1),
-    TensorProto.INT64: (-(2**63), 2**63 - 1),
-    TensorProto.UINT64: (0, 2**64 - 1),
-}
 
 
 def _views(node: Node, editor: Editor) -> bool:
@@ -120,14 +109,14 @@ def _casts(node: Node, editor: Editor) -> bool:
 
 def _holds(narrow: int, wide: int) -> bool:
     """Whether every value of one type is a value of the other."""
-    if narrow in INTEGER_BITS and wide in INTEGER_BITS:
-        (a, b), (c, d) = INTEGER_BITS[narrow], INTEGER_BITS[wide]
+    if narrow in INTEGER_RANGES and wide in INTEGER_RANGES:
+        (a, b), (c, d) = INTEGER_RANGES[narrow], INTEGER_RANGES[wide]
         return c <= a and b <= d
     floats: list[int] = [TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE]
     if narrow in floats and wide in floats:
         return floats.index(narrow) <= floats.index(wide)
     exact: dict[int, int] = {TensorProto.FLOAT: 2**24, TensorProto.DOUBLE: 2**53, TensorProto.FLOAT16: 2**11}
-    return narrow in INTEGER_BITS and wide in exact and max(map(abs, INTEGER_BITS[narrow])) <= exact[wide]
+    return narrow in INTEGER_RANGES and wide in exact and max(map(abs, INTEGER_RANGES[narrow])) <= exact[wide]
 
 
 def _idempotent(node: Node, editor: Editor) -> bool:

@@ -64,6 +64,8 @@ def _unsqueeze(node: Node, inputs: Sequence[Array], opset: int) -> Array | None:
 
 def _squeeze(node: Node, inputs: Sequence[Array], opset: int) -> Array | None:
     axes = _axes(node, inputs, opset)
+    if axes is not None and not axes:
+        return None
     return inputs[0].squeeze(None if axes is None else tuple(axes))
 
 
@@ -105,11 +107,13 @@ def _slice(node: Node, inputs: Sequence[Array], opset: int) -> Array | None:
     steps = _ints(inputs[4]) if len(inputs) > 4 else [1] * len(starts)
     chosen: list[slice] = [slice(None)] * inputs[0].ndim
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        extent = inputs[0].shape[axis]
-        if step < 0:
-            start = max(start, -extent)
-        chosen[axis] = slice(start, None if step < 0 and end < -extent else end, step)
+        chosen[axis] = picked(inputs[0].shape[axis], start, end, step)
     return inputs[0][tuple(chosen)]
+
+
+def picked(extent: int, start: int, end: int, step: int) -> slice:
+    """What Slice takes of an axis. Python's slices differ where they run backwards and begin or end before the axis."""
+    return slice(max(start, -extent), None if end < -extent else end, step) if step < 0 else slice(start, end, step)
 
 
 def _exact(compute: Callable[[Array, Array], Array]) -> Kernel:
@@ -131,7 +135,7 @@ def _divided(node: Node, inputs: Sequence[Array], opset: int) -> Array | None:
         return None
     if a.dtype in (np.float32, np.float64):
         return np.asarray(a / b)
-    if a.dtype not in (np.int32, np.int64) or np.any(b == 0) or np.any(a == np.iinfo(a.dtype).min):
+    if a.dtype not in (np.int32, np.int64) or np.any(b == 0) or any(np.any(i == np.iinfo(i.dtype).min) for i in inputs):
         return None
     return np.asarray(np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b)), a.dtype)
 

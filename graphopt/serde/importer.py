@@ -230,11 +230,6 @@ def _fill(variable: Variable, info: onnx.ValueInfoProto) -> None:
         variable.type_proto = copies([info.type])[0]
 
 
-def read_shape(proto: onnx.TensorShapeProto) -> Shape:
-    """Extents of a shape proto: int, symbolic name, or None where nothing is said."""
-    return _extents(proto.dim, proto)
-
-
 def _extents(dims: Iterable[onnx.TensorShapeProto.Dimension], proto: onnx.TensorShapeProto) -> Shape:
     shape: Shape = [d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in dims]
     if any(isinstance(extent, bytes) for extent in shape):

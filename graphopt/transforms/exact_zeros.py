@@ -105,7 +105,9 @@ class Zeros:
     def moved(self, node: Node) -> Bools:
         """Zero where every input that has the class is zero there."""
         if node.op == "Pad" and (
-            node.attrs.get("mode", "constant") not in ("constant", b"constant") or len(node.inputs) > 2
+            node.attrs.get("mode", "constant") not in ("constant", b"constant")
+            or len(node.inputs) > 2
+            or node.attrs.get("value", 0)
         ):
             return self._none
         if node.op == "Gather":

@@ -210,6 +210,8 @@ def _squeeze(node: Node, ctx: Interpreter) -> Sequence[Fact]:
         axes = _axes(node, ctx, 13, len(data.shape))
     except LookupError:
         return []
+    if axes is not None and not axes:
+        return [Fact(data.dtype)]
     if axes is None:
         if data.static is None:
             return []

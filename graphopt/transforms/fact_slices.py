@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from graphopt.analysis.kernels import picked
 from graphopt.ir import Node
 from graphopt.transforms.facts import Fact, Interpreter, Row, SymShape
 from graphopt.transforms.symbols import Extent, at_least, quotient
@@ -92,7 +93,7 @@ def _slice(node: Node, ctx: Interpreter) -> Sequence[Fact]:
         length = slice_length(shape[axis], start, end, step)
         if value is not None and isinstance(start, int) and isinstance(end, int):
             index: list[slice] = [slice(None)] * len(shape)
-            index[axis] = slice(start, None if step < 0 and end < -value.shape[axis] else end, step)
+            index[axis] = picked(value.shape[axis], start, end, step)
             value = value[tuple(index)]
         else:
             value = None

@@ -25,19 +25,19 @@ from graphopt.transforms.symbols import MAYBE_EMPTY, UNKNOWN, Expr, Extent, symb
 SymShape: TypeAlias = tuple[Extent, ...]
 
 MAX_VALUES = 1024
-INTEGER_TYPES = frozenset(
-    {
-        TensorProto.INT64,
-        TensorProto.INT32,
-        TensorProto.BOOL,
-        TensorProto.INT16,
-        TensorProto.INT8,
-        TensorProto.UINT8,
-        TensorProto.UINT16,
-        TensorProto.UINT32,
-        TensorProto.UINT64,
-    }
-)
+INTEGER_RANGES: Mapping[int, tuple[int, int]] = {
+    TensorProto.BOOL: (0, 1),
+    TensorProto.INT8: (-(2**7), 2**7 - 1),
+    TensorProto.UINT8: (0, 2**8 - 1),
+    TensorProto.INT16: (-(2**15), 2**15 - 1),
+    TensorProto.UINT16: (0, 2**16 - 1),
+    TensorProto.INT32: (-(2**31), 2**31 - 1),
+    TensorProto.UINT32: (0, 2**32 - 1),
+    TensorProto.INT64: (-(2**63), 2**63 - 1),
+    TensorProto.UINT64: (0, 2**64 - 1),
+}
+"""The smallest and the largest number of each integer type, by TensorProto element type."""
+INTEGER_TYPES = frozenset(INTEGER_RANGES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,11 +172,6 @@ class Interpreter:
         self._fresh += 1
         return symbol(f"{MAYBE_EMPTY}{self._fresh}")
 
-    def fresh_value(self) -> Extent:
-        """A number that nothing is known of."""
-        self._fresh += 1
-        return symbol(f"{UNKNOWN}{self._fresh}")
-
     def _enter(self, graph: Graph) -> None:
         for tensor in graph.inputs:
             self.fact(tensor)
@@ -193,7 +188,7 @@ class Interpreter:
         found = row(node, self) if row is not None else ()
         found = found or self.infer(node)
         facts = [*found, *[NOTHING] * (len(node.outputs) - len(found))]
-        return [self._completed(t, f) for t, f in zip(node.outputs, facts, strict=False)]
+        return [self._completed(t, _representable(f)) for t, f in zip(node.outputs, facts, strict=False)]
 
     def infer(self, node: Node) -> Sequence[Fact]:
         """ONNX's own shape inference for one node."""
@@ -294,6 +289,15 @@ class Interpreter:
         if fact.dtype is not None and fact.shape is not None and not any(map(is_open, fact.shape)):
             return fact
         return fact.completed(self._declared(tensor))
+
+
+def _representable(fact: Fact) -> Fact:
+    """The fact without a value that its type does not hold: what a runtime has then depends on how it wraps."""
+    if fact.value is None or fact.dtype is None or fact.dtype not in INTEGER_RANGES:
+        return fact
+    low, high = INTEGER_RANGES[fact.dtype]
+    fits = all(low <= v <= high for v in fact.value.flat if isinstance(v, int))
+    return fact if fits else Fact(fact.dtype, fact.shape)
 
 
 def as_extents(values: Array) -> Array:

@@ -68,6 +68,7 @@ def test_what_is_not_defined_is_left_alone(parse) -> None:
     [node] = parse(HEADER + "g (int64[N] a, int64[N] b) => (int64[N] y) { y = Div(a, b) }").graph.nodes
     assert exact(node, [np.array([1]), np.array([0])], 17) is None
     assert exact(node, [np.array([1, 2]), np.array([1, 2, 3])], 17) is None
+    assert exact(node, [np.array([5]), np.array([-(2**63)])], 17) is None
 
 
 @pytest.mark.parametrize(("start", "end"), [(-100, -200), (-3, -200), (100, -2), (-1, -6), (-1, -5)])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from graphopt.analysis.kernels import picked
 from graphopt.analysis.labels.records import Kept
 from graphopt.analysis.labels.site import Axes, Rule, Site
 from graphopt.analysis.labels.space import Axis, Frozen, one
@@ -148,8 +149,8 @@ def _bounds(site: Site) -> list[tuple[int, int, int | None, int]] | None:
     for k, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
         axis = int(k if axes is None else axes[k]) % rank
         step = 1 if steps is None else int(steps[k])
-        stop: int | None = None if step < 0 and end < -site.shape(0)[axis] else end
-        plan.append((axis, start, stop, step))
+        part = picked(site.shape(0)[axis], start, end, step)
+        plan.append((axis, part.start, part.stop, step))
     return plan
 
 
