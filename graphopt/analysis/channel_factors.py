@@ -10,6 +10,7 @@ import numpy.typing as npt
 from graphopt.ir import Array
 
 _LEAST = 0.02
+_LEAST_VALUES = 16
 _AXES = (1, -1)
 
 
@@ -21,6 +22,7 @@ class ChannelFactors:
 
     def __init__(self) -> None:
         self._sums: dict[int, npt.NDArray[np.float64]] = {}
+        self._values: dict[int, int] = {}
 
     def add(self, reference: Array, test: Array) -> None:
         """Add the values of one run; arrays of other shapes than before or than each other are left out."""
@@ -29,17 +31,19 @@ class ChannelFactors:
         for axis in _AXES:
             rows = [np.moveaxis(a, axis, 0).reshape(a.shape[axis], -1).astype(np.float64) for a in (reference, test)]
             sums = np.stack([np.einsum("ij,ij->i", a, b) for a, b in ((rows[0],) * 2, (rows[1],) * 2, tuple(rows))])
-            if axis not in self._sums:
-                self._sums[axis] = sums
-            elif self._sums[axis].shape == sums.shape:
-                self._sums[axis] += sums
+            known = self._sums.get(axis)
+            if known is None or known.shape == sums.shape:
+                self._sums[axis] = sums if known is None else known + sums
+                self._values[axis] = self._values.get(axis, 0) + rows[0].shape[1]
 
     def result(self) -> tuple[float, float, float] | None:
         """SQNR in dB after the best factors, the smallest and the largest factor.
 
-        None when a factor is not positive, when all are 1 within 2 %, or when there is nothing to judge.
+        None when a factor is not positive, when all are 1 within 2 %, or when there are too few values in a channel to
+        judge: of one value any positive factor makes any other.
         """
-        found = [one for one in map(self._of, self._sums.values()) if one is not None]
+        enough = [sums for axis, sums in self._sums.items() if self._values[axis] >= _LEAST_VALUES]
+        found = [one for one in map(self._of, enough) if one is not None]
         return max(found, default=None)
 
     @staticmethod

@@ -192,7 +192,7 @@ def _rows(pairs: Sequence[Pair], figures: Mapping[int, _Figures], threshold: flo
     effective: list[OutputComparison] = []
     for place, pair in enumerate(pairs):
         raw, factors = figures[place]
-        own, note = _without_factors(raw, factors, threshold)
+        own, note = (raw, "") if pair.output else _without_factors(raw, factors, threshold)
         effective.append(own)
         before = min((_capped(effective[s]) for s in pair.sources if effective[s].elements), default=_CAP_DB)
         rows.append(
@@ -213,7 +213,7 @@ def _rows(pairs: Sequence[Pair], figures: Mapping[int, _Figures], threshold: flo
 
 
 def _without_factors(own: OutputComparison, factors: ChannelFactors, threshold: float) -> tuple[OutputComparison, str]:
-    """The agreement after one factor a channel, where a tensor agrees only so: ranges were evened out."""
+    """The agreement after one factor a channel, where an inner tensor agrees only so: ranges were evened out."""
     if own.new_non_finite or own.lost_non_finite or own.shape_mismatches or not own.sqnr_db < threshold:
         return own, ""
     found = factors.result()

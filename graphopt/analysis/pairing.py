@@ -60,11 +60,13 @@ class Probe:
 
 @dataclass(frozen=True)
 class Pair:
-    """One value in both models. ``sources`` are the places, in the list of pairs, of the values it is made from."""
+    """One value in both models. ``sources`` are the places, in the list of pairs, of the values it is made from;
+    ``output``: whether it is an output of the reference."""
 
     reference: Probe
     test: Probe
     sources: tuple[int, ...] = ()
+    output: bool = False
 
 
 @dataclass(eq=False)
@@ -91,6 +93,7 @@ def pair_tensors(reference: Graph, test: Graph, aliases: Aliases | None = None) 
     first, second = _values(reference), _values(test)
     _match_by_name(first, second, aliases or {})
     _match_by_structure(first, second)
+    ends = {id(t) for t in reference.outputs}
     pairs: list[Pair] = []
     places: dict[_Value, int] = {}
     for value in first:
@@ -101,7 +104,8 @@ def pair_tensors(reference: Graph, test: Graph, aliases: Aliases | None = None) 
         if one is None or two is None:
             continue
         places[value] = len(pairs)
-        pairs.append(Pair(one, two, tuple(sorted(_sources(value, places)))))
+        output = any(id(t) in ends for t in value.tensors)
+        pairs.append(Pair(one, two, tuple(sorted(_sources(value, places))), output))
     return tuple(pairs)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -66,7 +66,8 @@ def run_weight_quantization(model: Model, ctx: Context, target: Target, config: 
     for layer in layers:
         key = (id(layer.weight), layer.transposed)
         if key not in done:
-            done[key] = quantize_blocks(layer.matrix(), grid, grams.get(layer.node.inputs[0].name))
+            own = replace(grid, scales=layer.dtype.name)
+            done[key] = quantize_blocks(layer.matrix(), own, grams.get(layer.node.inputs[0].name))
         _say(ctx, layer, done[key], config, layer.node.inputs[0].name in grams)
     for layer in layers:
         writer.write(layer, done[(id(layer.weight), layer.transposed)])

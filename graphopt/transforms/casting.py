@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 
 from graphopt.graph import Graph, subgraphs
-from graphopt.ir import Array, Node, Tensor, Variable, constant_value
+from graphopt.ir import Array, Constant, Node, Tensor, Variable, constant_value
 from graphopt.model import Model
 from graphopt.transforms.qdq_probe import element_types
 from graphopt.transforms.qdq_units import QUANTIZED_OPS
@@ -245,17 +245,19 @@ def _reads_narrow(node: Node, tensor: Tensor, found: Ports | None) -> bool:
 def widen(model: Model) -> int:
     """Make every float16 and bfloat16 tensor float32, nested graphs included; returns how many weights were cast.
 
-    Inputs and outputs keep their types, behind a Cast.
+    Inputs and outputs keep their types, behind a Cast. Local functions are expanded.
     """
     narrow = set(NARROW.values())
+    if model.functions:
+        model.inline_functions()
     graph = model.graph
     ends = [t for t in (*graph.inputs, *graph.outputs) if isinstance(t, Variable) and t.type_proto is None]
     boundary = [t for t in ends if t.dtype in narrow]
     count = 0
     for one in list(graph.graphs()):
-        for tensor in one.initializers:
+        for tensor in list(one.initializers):
             if tensor.dtype in narrow:
-                one.set_weight(tensor, tensor.values.astype(np.float32))
+                _widen_weight(one, tensor)
                 count += 1
         for node in one.nodes:
             _widen_attributes(node, narrow)
@@ -266,6 +268,19 @@ def widen(model: Model) -> int:
         _keep_type(graph, tensor)
     graph.sort()
     return count
+
+
+def _widen_weight(owner: Graph, tensor: Constant) -> None:
+    """Cast a weight; one that is an output too stays, and its readers get a copy."""
+    wide = tensor.values.astype(np.float32)
+    if not any(tensor is end for end in owner.outputs):
+        owner.set_weight(tensor, wide)
+        return
+    copy = owner.new_constant(f"{tensor.name}_float32", wide)
+    for node in list(tensor.outputs):
+        for place, read in enumerate(node.inputs):
+            if read is tensor:
+                node.inputs[place] = copy
 
 
 def _variables(graph: Graph) -> list[Variable]:

@@ -70,6 +70,8 @@ def _problem(node: Node, weight: Array | None, target: Target) -> str:
     if weight is None or weight.dtype != np.float32:
         kind = "computed" if weight is None else str(weight.dtype)
         return f"weight {node.inputs[1].name!r} is {kind}, not constant float32"
+    if not weight.size:
+        return f"weight {node.inputs[1].name!r} is empty"
     if not np.isfinite(weight).all():
         return f"weight {node.inputs[1].name!r} holds NaN or infinite values"
     if node.op == "LSTM":

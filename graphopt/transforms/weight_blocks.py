@@ -21,13 +21,14 @@ _DAMPING = 0.01
 
 @dataclass(frozen=True)
 class BlockGrid:
-    """Bits of an integer, inputs that share a scale, whether the zero point is fixed in the middle, and whether scales
-    may be negative (which puts the extra step on the side of the larger extreme)."""
+    """Bits of an integer, inputs that share a scale, whether the zero point is fixed in the middle, whether scales may
+    be negative (which puts the extra step on the side of the larger extreme), and the type of stored scales."""
 
     bits: int
     block: int
     symmetric: bool
     mirrored: bool = False
+    scales: str = "float32"
 
     @property
     def top(self) -> int:
@@ -95,7 +96,7 @@ def _padded(energy: Array, grid: BlockGrid) -> Array:
 
 
 def _ranges(blocks: Array, grid: BlockGrid, energy: Array | None) -> tuple[Array, Array]:
-    """Scale (a float32 value, as stored) and zero point [outputs, blocks], of least error among shrunk ranges."""
+    """Scale (float32, a value of the stored type) and zero point [outputs, blocks], of least error of shrunk ranges."""
     low, high = np.minimum(blocks.min(axis=2), 0.0), np.maximum(blocks.max(axis=2), 0.0)
     best = np.full(low.shape, np.inf)
     scale, zero = np.ones_like(low), np.full(low.shape, float(grid.middle), np.float32)
@@ -113,20 +114,24 @@ def _ranges(blocks: Array, grid: BlockGrid, energy: Array | None) -> tuple[Array
 def _grids(low: Array, high: Array, grid: BlockGrid) -> list[tuple[Array, Array]]:
     """Grids that span a range: with a free zero point one; symmetric ones without and with the extra negative step."""
     if not grid.symmetric:
-        scale = _nonzero((high - low) / grid.top)
+        scale = _storable((high - low) / grid.top, grid)
         return [(scale, np.clip(np.rint(-low / scale), 0, grid.top).astype(np.float32))]
     middle = np.full(low.shape, float(grid.middle), np.float32)
     bound = np.maximum(-low, high)
     sign = np.where((high > -low) & grid.mirrored, -1.0, 1.0).astype(np.float32)
     return [
-        (_nonzero(bound / (grid.middle - 1)), middle),
-        (_nonzero(bound / grid.middle) * sign, middle),
+        (_storable(bound / (grid.middle - 1), grid), middle),
+        (_storable(bound / grid.middle, grid) * sign, middle),
     ]
 
 
-def _nonzero(scale: Array) -> Array:
-    single = scale.astype(np.float32)
-    return np.where(single > np.finfo(np.float32).tiny, single, np.float32(1.0))
+def _storable(scale: Array, grid: BlockGrid) -> Array:
+    """The next scales up that the stored type holds, above 0; kernels turn larger scales of zeros into noise."""
+    info = np.finfo(grid.scales)
+    least = info.tiny if grid.scales == "float32" else info.smallest_subnormal
+    held = scale.astype(grid.scales)
+    held = np.where(held < scale, np.nextafter(held, np.array(np.inf, held.dtype)), held)
+    return np.maximum(held.astype(np.float32), np.float32(least))
 
 
 def _round(blocks: Array, scale: Array, zero: Array, grid: BlockGrid) -> Array:

@@ -73,6 +73,8 @@ def _problem(node: Node, least: int) -> str:
         return f"weight {name!r} is {'not a tensor' if value is None else value.dtype}, not float32 or float16"
     if value.ndim != 2:
         return f"weight {name!r} has {value.ndim} axes, not two"
+    if not value.size:
+        return f"weight {name!r} is empty"
     if value.size < least:
         return f"weight {name!r} has {value.size} elements; smaller than least= is not worth it"
     if not np.isfinite(value).all():

@@ -197,3 +197,31 @@ def test_empty_tensors():
     profile = tensor_profile(model, model, SyntheticDataset(read_interface(model.serialize()), 2))
     assert profile.first is None
     assert all(t.agreement.note == "empty output" for t in profile.tensors)
+
+
+def two_layers(weight, factor=1.0, rows=1):
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["m"], "product"),
+        helper.make_node("Softmax", ["m"], ["s"], "softmax"),
+        helper.make_node("Mul", ["s", "k"], ["t"], "scale"),
+        helper.make_node("Identity", ["t"], ["y"], "end"),
+    ]
+    known = [numpy_helper.from_array(np.float32(v), n) for n, v in (("w", weight), ("k", factor))]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [rows, c]) for n, c in (("x", 6), ("y", 10))]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], known)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_a_factor_at_an_output_is_a_divergence():
+    weight = np.random.default_rng(0).standard_normal((6, 10))
+    one, two = load(two_layers(weight, rows=40)), load(two_layers(weight, 3.0, 40))
+    data = SyntheticDataset(read_interface(one.serialize()), 1, 0)
+    assert tensor_profile(one, two, data).first.op == "Mul"
+
+
+def test_few_values_prove_no_factors():
+    """Softmax is positive: with one sample some factor a channel makes any result of any other."""
+    random = np.random.default_rng(0)
+    one, two = (load(two_layers(random.standard_normal((6, 10)))) for _ in range(2))
+    profile = tensor_profile(one, two, SyntheticDataset(read_interface(one.serialize()), 1, 0))
+    assert all(row.diverged and not row.scaled for row in profile.tensors)

@@ -318,3 +318,16 @@ def test_a_whole_run(passes, target, tmp_path):
     result = run_job(Job(MODELS / "lenet.onnx", tmp_path / "o.onnx", passes, **settings))
     assert result.comparison.outputs[0].sqnr_db > (35 if "bfloat16" in passes else 50)
     onnx.checker.check_model(onnx.load(tmp_path / "o.onnx"), full_check=True)
+
+
+def test_back_to_float32_inside_functions_and_at_outputs_that_are_weights():
+    body = [helper.make_node("Cast", ["a"], ["c"], to=HALF), helper.make_node("Add", ["c", "c"], ["b"])]
+    function = helper.make_function("own", "Twice", ["a"], ["b"], body, [helper.make_opsetid("", 17)])
+    nodes = [helper.make_node("Twice", ["x"], ["t"], domain="own"), helper.make_node("Mul", ["t", "w"], ["y"])]
+    proto = build(nodes, {"w": np.float16([1, 2, 3])}, (3,), kind=HALF, outputs=("y", "w"))
+    proto.functions.append(function)
+    proto.opset_import.append(helper.make_opsetid("own", 1))
+    result, _, _ = cast(proto, "cast:to=float32")
+    wanted, got = (run(one, {"x": np.float16([1, -1, 0.5])}) for one in (proto, result))
+    assert all(a.dtype == b.dtype == np.float16 and np.array_equal(a, b) for a, b in zip(wanted, got, strict=True))
+    assert FLOAT in {t.data_type for t in result.graph.initializer}

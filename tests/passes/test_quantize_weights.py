@@ -259,3 +259,29 @@ def test_the_own_transformer():
     data = [{"x": images[i : i + 1]} for i in range(16)]
     result, _ = quantized(proto, "quantize_weights:type=uint4", data)
     assert sqnr(run(proto, {"x": images[64:96]})[0], run(result, {"x": images[64:96]})[0]) > 20
+
+
+@pytest.mark.parametrize("kind", ["int4", "uint4", "int8"])
+def test_blocks_of_zeros_add_no_noise(kind):
+    proto = build([helper.make_node("MatMul", ["x", "w"], ["y"], "a")], {"w": np.zeros((256, 96), np.float32)})
+    result, _ = quantized(proto, f"quantize_weights:type={kind}")
+    assert [n.op_type for n in result.graph.node] == ["MatMulNBits"]
+    assert np.abs(run(result, x())[0]).max() < 1e-30
+
+
+def test_float16_scales_that_round_to_nothing():
+    weight = (matrix() * 1e-4).astype(np.float16)
+    grid = BlockGrid(8, 32, True, scales="float16")
+    found = quantize_blocks(weight.T.astype(np.float32), grid)
+    assert np.array_equal(found.scale, found.scale.astype(np.float16))
+    assert np.linalg.norm(found.real - weight.T) < 0.05 * np.linalg.norm(weight.astype(np.float64))
+
+
+@pytest.mark.parametrize("shape", [(256, 0), (0, 96)])
+def test_an_empty_matrix_stays(shape):
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], "a")
+    proto = build([node], {"w": np.zeros(shape, np.float32)}, shape[0])
+    for text in ("quantize_weights:least=0:include=*", "quantize_dynamic:include=*"):
+        result, done = quantized(proto, text)
+        assert [n.op_type for n in result.graph.node] == ["MatMul"]
+        assert "is empty" in said(done)["a"]
