@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 
-from graphopt.analysis.parameters import is_parameter
+from graphopt.analysis.parameters import parameters_of
 from graphopt.analysis.shapes import Facts, interpret
-from graphopt.ir import Constant, Node, Shape, Tensor, Variable
+from graphopt.ir import Node, Shape, Tensor, Variable
 from graphopt.model import Model
 
 
@@ -70,13 +70,12 @@ def _batch(model: Model) -> dict[str, int]:
 def _cost(node: Node, facts: Facts) -> NodeCost:
     count = _MACS.get(node.op)
     macs = count(node, facts) if count is not None else 0
-    weights = [t for t in node.inputs if isinstance(t, Constant) and is_parameter(t)]
     name = node.name or node.outputs[0].name
     return NodeCost(
         node=name,
         op=node.op,
         macs=macs or 0,
-        parameters=sum(prod(t.shape) for t in weights),
+        parameters=sum(map(parameters_of, node.inputs)),
         bytes_read=sum(_bytes(t, facts) for t in node.inputs),
         bytes_written=sum(_bytes(t, facts) for t in node.outputs),
         known=macs is not None,

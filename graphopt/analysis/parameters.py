@@ -8,8 +8,9 @@ tensors of ``Constant`` nodes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import prod
+from types import MappingProxyType
 
 import numpy as np
 
@@ -19,9 +20,20 @@ from graphopt.targets.qoperators import CONVERTIBLE
 
 _SMALL = frozenset({"int8", "uint8", "int4", "uint4", "int2", "uint2"})
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
-_INTEGER_PRODUCTS = ("MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat")
+_PACKED = "MatMulNBits"
+_DATA: Mapping[str, frozenset[int]] = MappingProxyType(
+    {
+        "MatMulInteger": frozenset({0, 1}),
+        "ConvInteger": frozenset({0, 1}),
+        "DynamicQuantizeMatMul": frozenset({0, 1, 4}),
+        "MatMulIntegerToFloat": frozenset({0, 1, 6}),
+        "DynamicQuantizeLSTM": frozenset({0, 1, 2, 3, 5, 6, 7}),
+        _PACKED: frozenset({0, 1, 5}),
+    }
+)
+"""Inputs of integer operators that hold values; the others are grids and indices."""
 
-_SPECIAL = frozenset({*_QUANTIZERS, *_INTEGER_PRODUCTS, *CONVERTIBLE})
+_SPECIAL = frozenset({*_QUANTIZERS, *_DATA, *CONVERTIBLE})
 """Operators that give their constants a role; in a graph without them the type alone decides."""
 
 
@@ -29,7 +41,15 @@ def count_parameters(graph: Graph) -> int:
     """Parameters of a graph and those nested in it."""
     if not any(node.op in _SPECIAL for node in graph.walk()):
         return sum(prod(c.shape) for c in _all_constants(graph) if _is_parameter(c.dtype, []))
-    return sum(prod(c.shape) for c, readers in _constants(graph) if _is_parameter(c.dtype, readers))
+    return sum(_elements(c, readers) for c, readers in _constants(graph) if _is_parameter(c.dtype, readers))
+
+
+def _elements(constant: Constant, readers: list[tuple[Node, int]]) -> int:
+    """How many values a constant holds, several a byte where they are packed."""
+    for node, place in readers:
+        if node.op == _PACKED and place == 1:
+            return int(node.attrs["N"]) * int(node.attrs["K"])
+    return prod(constant.shape)
 
 
 def _all_constants(graph: Graph) -> Iterator[Constant]:
@@ -41,9 +61,12 @@ def _all_constants(graph: Graph) -> Iterator[Constant]:
                 yield value
 
 
-def is_parameter(tensor: Tensor) -> bool:
-    """Whether the elements of an initializer count as parameters."""
-    return isinstance(tensor, Constant) and _is_parameter(tensor.dtype, list(_readers(tensor)))
+def parameters_of(tensor: Tensor) -> int:
+    """How many parameters an initializer holds; 0 where it holds none or the tensor is not one."""
+    if not isinstance(tensor, Constant):
+        return 0
+    readers = list(_readers(tensor))
+    return _elements(tensor, readers) if _is_parameter(tensor.dtype, readers) else 0
 
 
 def _constants(graph: Graph) -> Iterator[tuple[Constant, list[tuple[Node, int]]]]:
@@ -74,8 +97,8 @@ def _role(node: Node, place: int) -> str:
     """``data`` for what is or will be dequantized, ``grid`` for a scale or zero point, else ""."""
     if node.op in _QUANTIZERS:
         return "data" if place == 0 else "grid"
-    if node.op in _INTEGER_PRODUCTS:
-        return "data" if place < 2 else "grid"
+    if node.op in _DATA:
+        return "data" if place in _DATA[node.op] else "grid"
     row = CONVERTIBLE.get(node.op)
     if row is None:
         return ""
