@@ -12,6 +12,8 @@ from graphopt.transforms.views import VIEWS, can_reshape, is_view, reshaped
 
 MAX_REGION = 32
 ROWWISE = frozenset({"LayerNormalization", "RMSNormalization", "Softmax", "LogSoftmax"})
+FLATTENING = frozenset({"Softmax", "LogSoftmax"})
+"""These work on all axes from ``axis`` on together before opset 13."""
 ELEMENTWISE = (
     *("Abs", "Cast", "Ceil", "Clip", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu"),
     *(
@@ -108,7 +110,7 @@ def _ordered(found: dict[Node, None], first: Node) -> list[Node]:
 
 def _is_rowwise(node: Node, rank: int, editor: Editor) -> bool:
     """Whether the node works on the last axis alone."""
-    if node.op not in ROWWISE or (node.op == "Softmax" and editor.opset < 13):
+    if node.op not in ROWWISE or (node.op in FLATTENING and editor.opset < 13):
         return False
     return attribute(node, "axis", -1) in (-1, rank - 1)
 

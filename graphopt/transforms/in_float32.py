@@ -11,7 +11,8 @@ from graphopt.transforms.casting import NARROW, widen
 def in_float32(model: Model) -> Model:
     """``model`` itself, or, when it has float16 or bfloat16 tensors, a clone in float32.
 
-    Inputs of the clone keep their types; outputs and inner tensors keep their names and become float32.
+    Inputs of the clone keep their types, also where they are outputs; other outputs and inner tensors keep their names
+    and become float32.
     """
     narrow = set(NARROW.values())
     if not any(t.dtype in narrow for g in model.graph.graphs() for t in g.tensors().values()):
@@ -19,7 +20,7 @@ def in_float32(model: Model) -> Model:
     clone = model.clone()
     widen(clone)
     for place, tensor in enumerate(clone.graph.outputs):
-        if isinstance(tensor, Variable) and tensor.dtype in narrow:
+        if isinstance(tensor, Variable) and tensor.dtype in narrow and tensor.inputs:
             clone.graph.outputs[place] = _without_cast(clone.graph, tensor)
     return clone
 

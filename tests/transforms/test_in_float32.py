@@ -38,3 +38,12 @@ def test_names_stay_and_the_model_is_not_touched() -> None:
 def test_a_float32_model_is_not_copied() -> None:
     model = tiny(HALF.replace("float16", "float"))
     assert in_float32(model) is model
+
+
+def test_an_input_that_is_an_output_keeps_its_type() -> None:
+    model = tiny(HALF)
+    model.graph.outputs = [*model.graph.outputs, model.graph.inputs[0]]
+    wide = in_float32(model)
+    assert [t.dtype for t in wide.graph.outputs] == [np.dtype(np.float32), np.dtype(np.float16)]
+    units = units_of(model)
+    assert prune_and_check(model, random_keep(units), units).passed
