@@ -27,7 +27,8 @@ class Graph(gs.Graph):  # type: ignore[misc]
     """A graph, main or nested, that keeps what its file held.
 
     ``initializers`` lists the constants that this graph owns, in file order. ``opsets`` maps a domain (``""`` is
-    ``ai.onnx``) to its version and is shared by all graphs of a model.
+    ``ai.onnx``) to its version and is shared by all graphs of a model. Before IR version 4 files list initializers
+    among the inputs; here they are none, and ``listed`` keeps the order of the file.
     """
 
     nodes: list[Node]
@@ -38,6 +39,7 @@ class Graph(gs.Graph):  # type: ignore[misc]
     doc_string: str
     metadata_props: Mapping[str, str]
     quantization_annotation: list[onnx.TensorAnnotation]
+    listed: list[str]
     ir_version: int
 
     def __init__(
@@ -55,6 +57,7 @@ class Graph(gs.Graph):  # type: ignore[misc]
         self.initializers = []
         self.metadata_props = {}
         self.quantization_annotation = []
+        self.listed = []
         self._ids: Iterator[int] = itertools.count()
         self._names: dict[str, int] | None = None
         super().__init__(nodes, inputs, outputs, name=name, doc_string=doc_string, opset=opset, ir_version=ir_version)

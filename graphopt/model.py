@@ -136,7 +136,7 @@ class Model:
                 setattr(proto, name, value)
         for domain, version in self.opsets.items():
             proto.opset_import.add(domain=domain, version=version)
-        GraphExporter(weights).write(self.graph, proto.graph)
+        GraphExporter(weights, self.graph if self.ir_version < 4 else None).write(self.graph, proto.graph)
         proto.functions.extend(self.functions)
         proto.training_info.extend(self.training_info)
         write_props(proto.metadata_props, self.metadata_props)

@@ -115,6 +115,11 @@ def _recurrent(node: Node, facts: Facts) -> int | None:
     return data[0] * data[1] * (prod(weight) + prod(recurrence))
 
 
+def _matmul_nbits(node: Node, facts: Facts) -> int | None:
+    out = facts.shape(node.outputs[0])
+    return None if out is None else prod(out) * int(node.attrs["K"])
+
+
 _WEIGHT = {"QLinearConv": 3}
 _MACS: Mapping[str, Callable[[Node, Facts], int | None]] = {
     "Conv": _conv,
@@ -124,8 +129,10 @@ _MACS: Mapping[str, Callable[[Node, Facts], int | None]] = {
     "ConvTranspose": _conv_transpose,
     "MatMul": _matmul,
     "MatMulInteger": _matmul,
+    "MatMulNBits": _matmul_nbits,
     "Gemm": _gemm,
     "LSTM": _recurrent,
+    "DynamicQuantizeLSTM": _recurrent,
     "GRU": _recurrent,
     "RNN": _recurrent,
 }

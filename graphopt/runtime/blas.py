@@ -11,7 +11,9 @@ def blas_threads(count: int) -> Iterator[None]:
     """Limit BLAS to ``count`` threads inside the block.
 
     More threads than free cores waste most of their time, and the last bits of a product depend on their number.
+    Only libraries that are loaded can be limited, and scipy brings one of its own: it is loaded here.
     """
+    import scipy.linalg  # noqa: F401
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(count, user_api="blas"):

@@ -38,10 +38,14 @@ class Weights:
 
 
 class GraphExporter:
-    """Writes graphs of one model; tensors of ``MIN_DETACHED`` bytes and more go to ``weights``."""
+    """Writes graphs of one model; tensors of ``MIN_DETACHED`` bytes and more go to ``weights``.
 
-    def __init__(self, weights: Weights) -> None:
+    ``listing``: the graph whose initializers are inputs too, which is the main graph before IR version 4.
+    """
+
+    def __init__(self, weights: Weights, listing: Graph | None = None) -> None:
         self._weights = weights
+        self._listing = listing
 
     def write(self, graph: Graph, proto: onnx.GraphProto) -> None:
         """Write ``graph`` into an empty ``proto``: nodes in their order, initializers in theirs."""
@@ -57,7 +61,7 @@ class GraphExporter:
                 sparse.values.name = constant.name
             else:
                 self._tensor(constant.name, constant._values, constant.doc_string, proto.initializer.add())
-        for tensor in graph.inputs:
+        for tensor in self._listed(graph):
             value_info(tensor, proto.input.add())
             if isinstance(tensor, Variable) and tensor.default is not None:
                 self._tensor(tensor.name, tensor.default, "", proto.initializer.add())
@@ -69,6 +73,14 @@ class GraphExporter:
                 value_info(tensor, proto.value_info.add())
         proto.quantization_annotation.extend(graph.quantization_annotation)
         write_props(proto.metadata_props, graph.metadata_props)
+
+    def _listed(self, graph: Graph) -> list[Tensor]:
+        """What stands among the inputs; initializers that do too keep the file's order, new ones come last."""
+        if graph is not self._listing:
+            return graph.inputs
+        left: dict[str, Tensor] = {t.name: t for t in (*graph.inputs, *graph.initializers)}
+        known = [left.pop(name) for name in graph.listed if name in left]
+        return [*known, *left.values()]
 
     def _node(self, node: Node) -> onnx.NodeProto:
         """The NodeProto of one node."""

@@ -77,7 +77,13 @@ class GraphImporter:
             if info.name in listed:
                 raise InvalidModelError(f"graph input {info.name!r} is listed twice")
             listed.add(info.name)
-            graph.inputs.append(self._input(info, scope))
+            known = scope.get(info.name)
+            if isinstance(known, Constant) and self._ir_version < 4:
+                known.doc_string = info.doc_string
+            else:
+                graph.inputs.append(self._input(info, scope))
+        if self._ir_version < 4:
+            graph.listed = [info.name for info in proto.input]
         graph.initializers = [c for c in constants if scope[c.name] is c]
         for node in proto.node:
             for name in node.output:
@@ -86,9 +92,6 @@ class GraphImporter:
 
     def _input(self, info: onnx.ValueInfoProto, scope: _Scope) -> Tensor:
         known = scope.get(info.name)
-        if isinstance(known, Constant) and self._ir_version < 4:
-            known.doc_string = info.doc_string
-            return known
         variable = Variable(info.name)
         _fill(variable, info)
         if isinstance(known, Constant):
