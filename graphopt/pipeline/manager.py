@@ -172,6 +172,9 @@ class _Worker:
         ctx = Context(step.name, state)
         checkpoint = Checkpoint(self._model, state) if state.budget.exhausted else None
         entered = None if step.reports and not self._check_reports else self._fingerprint()
+        for name, pattern in step.options.patterns():
+            if not any(map(pattern.matches, self._model.graph.walk())):
+                ctx.warn(None, f"{name}: {str(pattern)!r} picks no node of the model")
         step.run(self._model, ctx)
         changed = self._settle(entered) if not step.reports else self._reported(step.name, ctx.changed, entered)
         if changed and not ctx.asked and not state.budget.take(Application(step.name, "", "")):

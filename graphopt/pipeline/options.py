@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, Self
 
@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from graphopt.errors import UsageError
 from graphopt.pipeline import codec
+from graphopt.pipeline.values import Pattern, PatternMap
 
 _TUNABLE = "tunable"
 
@@ -67,6 +68,15 @@ class Options(BaseModel):
             return values
         fields = cls.model_fields
         return {k: codec.from_data(fields[k].annotation, v) if k in fields else v for k, v in values.items()}
+
+    def patterns(self) -> Iterator[tuple[str, Pattern]]:
+        """The node patterns among the values, each with the name of its option."""
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            for item in value if isinstance(value, (tuple, PatternMap)) else (value,):
+                picked = item[0] if isinstance(value, PatternMap) else item
+                if isinstance(picked, Pattern):
+                    yield name, picked
 
     @classmethod
     def from_text(cls, owner: str, raw: Mapping[str, str]) -> Self:

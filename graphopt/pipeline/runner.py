@@ -29,7 +29,7 @@ from graphopt.pipeline.instruments import Dump, Instrument, Verify
 from graphopt.pipeline.job import Job
 from graphopt.pipeline.job_data import RunData, open_run_data, synthetic_data
 from graphopt.pipeline.manager import PassManager, Run
-from graphopt.pipeline.numerics import Numerics, excess
+from graphopt.pipeline.numerics import Numerics, excess, few, rounding_noise
 from graphopt.pipeline.overrides import apply_overrides
 from graphopt.pipeline.passes import weakest
 from graphopt.pipeline.pipeline import Pipeline, Plan, expand
@@ -140,6 +140,8 @@ def run_job(job: Job, progress: Progress = silent) -> RunResult:
         after = Session(source, bench.config, role="result", name="the result")
         comparison, accuracy = _judge(bench, after)
     problem = excess(comparison, guarantee)
+    if problem and guarantee == "equivalent":
+        problem = excess(comparison, guarantee, rounding_noise(original, few(bench.data.scoring), bench.config))
     if problem and bench.place.optimize == "off":
         raise ValidationError(f"the passes promise {guarantee} outputs, but {problem}")
     if not comparison.finite:

@@ -326,3 +326,9 @@ def test_the_sign_of_a_zero_attribute_counts_as_a_change(parse) -> None:
     before = Fingerprint(model)
     model.graph.nodes[0].attrs["alpha"] = -0.0
     assert Fingerprint(model) != before
+
+
+def test_a_pattern_that_picks_nothing_is_told(model, registry) -> None:
+    remarks = run(model, registry, "scale:skip=Nope*+op=Add:factors=gone@0.5").passes[0].remarks
+    told = [r.message for r in remarks if r.kind == "warning"]
+    assert told == ["factors: 'gone' picks no node of the model", "skip: 'Nope*' picks no node of the model"]
