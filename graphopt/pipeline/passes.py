@@ -14,8 +14,8 @@ from graphopt.pipeline.options import Options
 from graphopt.pipeline.text import StepText
 
 Guarantee: TypeAlias = Literal["exact", "equivalent", "lossy"]
-"""``exact``: outputs are bit-equal. ``equivalent``: within 1e-5 of the output range, or within what rounding the weights
-anew does to the original. ``lossy``: neither."""
+"""``exact``: outputs are bit-equal. ``equivalent``: within 1e-5 of the output range, or within what rounding the
+weights anew does to the original. ``lossy``: neither."""
 
 Requirement: TypeAlias = Literal["float", "data"]
 """``float``: must run before a quantizing pass. ``data``: needs calibration data."""
