@@ -59,7 +59,7 @@ def graphopt_ranges(path: Path, name: str, images: np.ndarray) -> int:
     from graphopt.data.interface import read_interface
     from graphopt.data.npz import ArrayDataset
     from graphopt.targets.base import Grid
-    from graphopt.transforms.ranges import find_range
+    from graphopt.transforms.quantize.ranges import find_range
 
     model = graphopt.load(path)
     data = ArrayDataset({name: images}, read_interface(path), "images")

@@ -24,13 +24,13 @@ from types import ModuleType
 from graphopt import load
 from graphopt.analysis.labels import analyse
 from graphopt.errors import GraphoptError
-from graphopt.transforms import masking, slicing
-from graphopt.transforms.criteria import CRITERIA, score
-from graphopt.transforms.equivalence import check
-from graphopt.transforms.inspection import prunable
-from graphopt.transforms.selection import Policy, by_ratio, macs, parameters
-from graphopt.transforms.selection_units import find_units
-from graphopt.transforms.shuffles import opened
+from graphopt.transforms.prune import masking, slicing
+from graphopt.transforms.prune.criteria import CRITERIA, score
+from graphopt.transforms.prune.equivalence import check
+from graphopt.transforms.prune.inspection import prunable
+from graphopt.transforms.prune.selection import Policy, by_ratio, macs, parameters
+from graphopt.transforms.prune.selection_units import find_units
+from graphopt.transforms.prune.shuffles import opened
 
 ROOT = Path(__file__).resolve().parent.parent
 ZOO = Path(os.environ.get("GRAPHOPT_ZOO", ROOT.parent / "shared" / "zoo"))

@@ -8,7 +8,7 @@ import numpy as np
 from graphopt.analysis.labels import Site
 from graphopt.ir import Array
 from graphopt.pipeline import criterion, rule
-from graphopt.transforms.criteria import Slice, Statistics
+from graphopt.transforms.prune.criteria import Slice, Statistics
 
 
 @rule("com.microsoft:UnfoldTensor")

@@ -11,7 +11,7 @@ from graphopt.pipeline.options import Options, option
 from graphopt.pipeline.passes import Pass
 from graphopt.pipeline.values import Pattern
 from graphopt.targets.registry import get_target
-from graphopt.transforms.casting import widen
+from graphopt.transforms.quantize.casting import widen
 
 
 class CastOptions(Options):
@@ -39,7 +39,7 @@ class Cast(Pass[CastOptions]):
         return self.options.interface
 
     def run(self, model: Model, ctx: Context) -> None:
-        """See ``graphopt.transforms.casting``."""
+        """See ``graphopt.transforms.quantize.casting``."""
         options = self.options
         if options.to == "float32":
             if ctx.allow(None, "widen"):

@@ -14,8 +14,8 @@ from graphopt.model import Model
 from graphopt.pipeline.cleaning import KEEPS_FACTS, open_editor
 from graphopt.pipeline.context import Context
 from graphopt.pipeline.passes import Pass
-from graphopt.transforms.editing import Editor
-from graphopt.transforms.evaluate import NONDETERMINISTIC
+from graphopt.transforms.clean.editing import Editor
+from graphopt.transforms.clean.evaluate import NONDETERMINISTIC
 
 SMALL = 256
 

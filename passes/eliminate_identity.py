@@ -9,10 +9,10 @@ from onnx import TensorProto
 
 from graphopt.ir import Node, Tensor, constant_value, is_constant
 from graphopt.pipeline.cleaning import CleaningPass
-from graphopt.transforms.editing import Editor, Rewrite
-from graphopt.transforms.fact_slices import slice_bounds, slice_spec
-from graphopt.transforms.fact_spatial import pad_amounts
-from graphopt.transforms.facts import attribute
+from graphopt.transforms.clean.editing import Editor, Rewrite
+from graphopt.transforms.clean.fact_slices import slice_bounds, slice_spec
+from graphopt.transforms.clean.fact_spatial import pad_amounts
+from graphopt.transforms.clean.facts import attribute
 
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 

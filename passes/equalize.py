@@ -30,9 +30,9 @@ class Equalize(Pass[EqualizeOptions]):
     requires = frozenset({"data", "float"})
 
     def run(self, model: Model, ctx: Context) -> None:
-        """See ``graphopt.transforms.equalization``."""
+        """See ``graphopt.transforms.quantize.equalization``."""
         from graphopt.data.split import subsample
-        from graphopt.transforms.equalization import equalize, find_links, find_smoothable, plan_equalization
+        from graphopt.transforms.quantize.equalization import equalize, find_links, find_smoothable, plan_equalization
 
         if ctx.settings.data is None:
             raise DataError("equalize needs calibration data; give it with --data")

@@ -11,9 +11,9 @@ from graphopt.ir import Array, Node, Tensor, is_constant
 from graphopt.pipeline.cleaning import CleaningPass
 from graphopt.pipeline.options import option
 from graphopt.pipeline.rewrite import RewriteOptions
-from graphopt.transforms.editing import Editor, Rewrite
-from graphopt.transforms.facts import attribute
-from graphopt.transforms.scaling import (
+from graphopt.transforms.clean.editing import Editor, Rewrite
+from graphopt.transforms.clean.facts import attribute
+from graphopt.transforms.clean.scaling import (
     FLOAT_TYPES,
     LAYERS,
     per_channel,

@@ -14,8 +14,8 @@ from graphopt.pipeline.context import Context
 from graphopt.pipeline.options import option
 from graphopt.pipeline.passes import Guarantee, Pass
 from graphopt.pipeline.rewrite import RewriteOptions
-from graphopt.transforms.editing import Editor
-from graphopt.transforms.evaluate import SUMMING, evaluate, may_fold
+from graphopt.transforms.clean.editing import Editor
+from graphopt.transforms.clean.evaluate import SUMMING, evaluate, may_fold
 
 SMALL = 4096
 """Bytes that a folded value may always add."""

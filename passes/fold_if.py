@@ -10,7 +10,7 @@ from graphopt.model import Model
 from graphopt.pipeline.cleaning import open_editor
 from graphopt.pipeline.context import Context
 from graphopt.pipeline.passes import Pass
-from graphopt.transforms.editing import Editor
+from graphopt.transforms.clean.editing import Editor
 
 
 class FoldIf(Pass):

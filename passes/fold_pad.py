@@ -6,9 +6,9 @@ import numpy as np
 
 from graphopt.ir import Node
 from graphopt.pipeline.cleaning import CleaningPass
-from graphopt.transforms.editing import Editor, Rewrite
-from graphopt.transforms.fact_spatial import pad_amounts
-from graphopt.transforms.facts import attribute
+from graphopt.transforms.clean.editing import Editor, Rewrite
+from graphopt.transforms.clean.fact_spatial import pad_amounts
+from graphopt.transforms.clean.facts import attribute
 
 
 def _fold(node: Node, editor: Editor) -> bool:

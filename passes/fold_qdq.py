@@ -5,7 +5,7 @@ from __future__ import annotations
 from graphopt.model import Model
 from graphopt.pipeline.context import Context
 from graphopt.pipeline.passes import Pass
-from graphopt.transforms.qdq_fold import fold_qdq
+from graphopt.transforms.quantize.fold import fold_qdq
 
 
 class FoldQdq(Pass):
@@ -17,5 +17,5 @@ class FoldQdq(Pass):
     guarantee = "exact"
 
     def run(self, model: Model, ctx: Context) -> None:
-        """See ``graphopt.transforms.qdq_fold``."""
+        """See ``graphopt.transforms.quantize.fold``."""
         fold_qdq(model, ctx)

@@ -12,10 +12,10 @@ from graphopt.model import Model
 from graphopt.pipeline.cleaning import KEEPS_FACTS, open_editor
 from graphopt.pipeline.context import Context
 from graphopt.pipeline.passes import Pass
-from graphopt.transforms.editing import Editor, Rewrite
-from graphopt.transforms.facts import Fact, attribute
-from graphopt.transforms.symbols import Expr, Extent, is_positive
-from graphopt.transforms.views import constant_target
+from graphopt.transforms.clean.editing import Editor, Rewrite
+from graphopt.transforms.clean.facts import Fact, attribute
+from graphopt.transforms.clean.symbols import Expr, Extent, is_positive
+from graphopt.transforms.clean.views import constant_target
 
 
 class FoldShapes(Pass):

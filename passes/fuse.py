@@ -14,9 +14,9 @@ from graphopt.pipeline.context import Context
 from graphopt.pipeline.matching import Match
 from graphopt.pipeline.patterns import Const, Op, Rest, Var
 from graphopt.pipeline.rewrite import Builder, RewritePass, rewrite
-from graphopt.transforms.attention_pattern import Attention, build, recognise, without_head_axes
-from graphopt.transforms.editing import Editor
-from graphopt.transforms.editing import Rewrite as EditorRewrite
+from graphopt.transforms.clean.attention_pattern import Attention, build, recognise, without_head_axes
+from graphopt.transforms.clean.editing import Editor
+from graphopt.transforms.clean.editing import Rewrite as EditorRewrite
 
 Condition = Callable[[Match], bool | str]
 

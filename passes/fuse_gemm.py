@@ -10,12 +10,12 @@ from onnx import TensorProto
 
 from graphopt.ir import Node, Tensor
 from graphopt.pipeline.cleaning import CleaningPass
-from graphopt.transforms.contraction import parse, permutation
-from graphopt.transforms.contraction import product as product_of
-from graphopt.transforms.editing import Editor, Rewrite
-from graphopt.transforms.facts import Fact, SymShape
-from graphopt.transforms.symbols import Extent, product
-from graphopt.transforms.views import can_reshape, constant_target, reshaped, view_producer, view_user
+from graphopt.transforms.clean.contraction import parse, permutation
+from graphopt.transforms.clean.contraction import product as product_of
+from graphopt.transforms.clean.editing import Editor, Rewrite
+from graphopt.transforms.clean.facts import Fact, SymShape
+from graphopt.transforms.clean.symbols import Extent, product
+from graphopt.transforms.clean.views import can_reshape, constant_target, reshaped, view_producer, view_user
 
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
 

@@ -16,5 +16,5 @@ class InsertQdq(Pass[QuantizeOptions]):
     quantizes = True
 
     def run(self, model: Model, ctx: Context) -> None:
-        """See ``graphopt.transforms.qdq``."""
+        """See ``graphopt.transforms.quantize.qdq``."""
         run_quantization(model, ctx, self.options)

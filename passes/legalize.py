@@ -34,7 +34,7 @@ class Legalize(Pass[LegalizeOptions]):
     def run(self, model: Model, ctx: Context) -> None:
         """Apply the fixes."""
         from graphopt.targets import get_target
-        from graphopt.transforms.legalize import legalize_model
+        from graphopt.transforms.legalize.fixes import legalize_model
 
         target = get_target(self.options.target or ctx.settings.target)
         legalize_model(model, target, ctx, self.options.symmetric)

@@ -9,13 +9,13 @@ from onnx import TensorProto
 
 from graphopt.ir import Node, Tensor
 from graphopt.pipeline.cleaning import CleaningPass
-from graphopt.transforms.editing import Editor, Rewrite
-from graphopt.transforms.fact_slices import slice_spec
-from graphopt.transforms.fact_spatial import pad_amounts
-from graphopt.transforms.facts import INTEGER_RANGES, attribute
-from graphopt.transforms.symbols import Expr
-from graphopt.transforms.view_transpose import transposed_source
-from graphopt.transforms.views import VIEWS, can_reshape, constant_target, is_view, reshaped, view_producer
+from graphopt.transforms.clean.editing import Editor, Rewrite
+from graphopt.transforms.clean.fact_slices import slice_spec
+from graphopt.transforms.clean.fact_spatial import pad_amounts
+from graphopt.transforms.clean.facts import INTEGER_RANGES, attribute
+from graphopt.transforms.clean.symbols import Expr
+from graphopt.transforms.clean.view_transpose import transposed_source
+from graphopt.transforms.clean.views import VIEWS, can_reshape, constant_target, is_view, reshaped, view_producer
 
 IDEMPOTENT = ("Abs", "Ceil", "Floor", "Relu", "Round", "Sign")
 REDUCTIONS = ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2")

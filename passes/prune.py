@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from graphopt.data.feeds import Dataset
     from graphopt.ir import Array
     from graphopt.snapshot import Snapshot
-    from graphopt.transforms.data_free import Merge
-    from graphopt.transforms.exact_constants import Folding
-    from graphopt.transforms.keepset import KeepSet
-    from graphopt.transforms.selection import Budget, Policy
-    from graphopt.transforms.selection_units import Units
+    from graphopt.transforms.prune.data_free import Merge
+    from graphopt.transforms.prune.exact_constants import Folding
+    from graphopt.transforms.prune.keepset import KeepSet
+    from graphopt.transforms.prune.selection import Budget, Policy
+    from graphopt.transforms.prune.selection_units import Units
 
 DEFAULT_MACS = 0.7
 _RETRIES = 8
@@ -102,7 +102,7 @@ class Prune(Pass[PruneOptions]):
     def run(self, model: Model, ctx: Context) -> None:
         """See the class."""
         from graphopt.snapshot import restore, take
-        from graphopt.transforms.slicing_values import SliceConflict
+        from graphopt.transforms.prune.slicing_values import SliceConflict
 
         if not ctx.allow(None, "prune"):
             return
@@ -123,9 +123,9 @@ class Prune(Pass[PruneOptions]):
     def _prune(self, model: Model, ctx: Context, frozen: dict[str, str]) -> None:
         from graphopt.pipeline import proof
         from graphopt.snapshot import restore
-        from graphopt.transforms import masking, slicing
-        from graphopt.transforms.selection import macs, parameters
-        from graphopt.transforms.selection_units import find_units
+        from graphopt.transforms.prune import masking, slicing
+        from graphopt.transforms.prune.selection import macs, parameters
+        from graphopt.transforms.prune.selection_units import find_units
 
         coupling, shuffled = self._analyse(model, ctx, frozen)
         units = find_units(coupling)
@@ -158,7 +158,7 @@ class Prune(Pass[PruneOptions]):
         ctx.count("macs kept", macs(units, keep) / max(macs(units, None), 1.0))
         ctx.count("parameters kept", parameters(units, keep) / max(parameters(units, None), 1.0))
         if self.options.manifest:
-            from graphopt.transforms.manifest import write_manifest
+            from graphopt.transforms.prune.manifest import write_manifest
 
             text = json.dumps(write_manifest(keep, constants=folding is not None), indent=1)
             Path(self.options.manifest).write_text(text + "\n")
@@ -166,8 +166,8 @@ class Prune(Pass[PruneOptions]):
     def _analyse(self, model: Model, ctx: Context, frozen: dict[str, str]) -> tuple[Coupling, Snapshot | None]:
         """The coupling; where it allows more, channel shuffles are rewritten first: then also the graph as it was."""
         from graphopt.analysis.labels import analyse
-        from graphopt.transforms.equivalence import identical
-        from graphopt.transforms.shuffles import opened
+        from graphopt.transforms.prune.equivalence import identical
+        from graphopt.transforms.prune.shuffles import opened
 
         def again() -> Coupling:
             tensors = model.graph.tensors() if frozen else {}
@@ -194,14 +194,14 @@ class Prune(Pass[PruneOptions]):
 
     def _merges(self, units: Units, keep: KeepSet, ctx: Context) -> list[Merge]:
         """Without data: what the readers of the removed units should hold instead."""
-        from graphopt.transforms.data_free import plan_merges
+        from graphopt.transforms.prune.data_free import plan_merges
 
         if not self.options.recover or self.options.mode == "exact" or ctx.settings.data is not None:
             return []
         return plan_merges(units, keep)
 
     def _apply_merges(self, model: Model, merges: list[Merge], keep: KeepSet, ctx: Context) -> None:
-        from graphopt.transforms.data_free import apply_merges
+        from graphopt.transforms.prune.data_free import apply_merges
 
         if not merges:
             return
@@ -227,7 +227,7 @@ class Prune(Pass[PruneOptions]):
         return self._choose_amount(model, units, ctx), None
 
     def _choose_amount(self, model: Model, units: Units, ctx: Context) -> KeepSet:
-        from graphopt.transforms import selection
+        from graphopt.transforms.prune import selection
 
         options, policy = self.options, self._policy(ctx)
         if options.threshold is not None:
@@ -251,7 +251,7 @@ class Prune(Pass[PruneOptions]):
         return selection.by_ratio(units, scores, policy)
 
     def _exact(self, model: Model, units: Units, ctx: Context) -> tuple[KeepSet, Folding]:
-        from graphopt.transforms.exact import choose
+        from graphopt.transforms.prune.exact import choose
 
         found = choose(model, units, self._policy(ctx), lambda: self._feeds(units.coupling, ctx))
         for node, number in found.padded.items():
@@ -264,16 +264,16 @@ class Prune(Pass[PruneOptions]):
         return found.keep, found.folding
 
     def _replay(self, model: Model, units: Units, ctx: Context) -> tuple[KeepSet, Folding | None]:
-        from graphopt.transforms.exact_constants import plan
-        from graphopt.transforms.manifest import folds_constants, load_manifest, read_manifest
+        from graphopt.transforms.prune.exact_constants import plan
+        from graphopt.transforms.prune.manifest import folds_constants, load_manifest, read_manifest
 
         data = load_manifest(Path(str(self.options.replay)))
         keep = read_manifest(units.coupling, data)
         return keep, plan(model, keep, self._feeds(units.coupling, ctx)) if folds_constants(data) else None
 
     def _scores(self, model: Model, units: Units, policy: Policy, ctx: Context) -> Array:
-        from graphopt.transforms.activations import ActivationStatistics
-        from graphopt.transforms.criteria import CRITERIA, score, score_all
+        from graphopt.transforms.prune.activations import ActivationStatistics
+        from graphopt.transforms.prune.criteria import CRITERIA, score, score_all
 
         name = self._criterion(ctx)
         seed = int(ctx.rng().integers(1 << 31))
@@ -284,7 +284,7 @@ class Prune(Pass[PruneOptions]):
             for family in silent:
                 ctx.note(family.name, f"criterion {name} says nothing about this class; l1 ranks it")
             return scores
-        from graphopt.transforms.recovery_selection import recovery_scores
+        from graphopt.transforms.recover.selection import recovery_scores
 
         others = score(units, CRITERIA["l1"], self.options.reduction, None, seed)
         return recovery_scores(model, units, policy, self._data(ctx), others)
@@ -302,7 +302,7 @@ class Prune(Pass[PruneOptions]):
     def _by_recovery(
         self, model: Model, units: Units, policy: Policy, kind: Budget, share: float, ctx: Context
     ) -> KeepSet:
-        from graphopt.transforms.recovery_selection import by_recovery
+        from graphopt.transforms.recover.selection import by_recovery
 
         def progress(state: Progress) -> None:
             ctx.settings.progress("calibrating", state.done, state.total)
@@ -311,7 +311,7 @@ class Prune(Pass[PruneOptions]):
 
     def _policy(self, ctx: Context) -> Policy:
         from graphopt.targets.registry import get_target
-        from graphopt.transforms.selection import Policy
+        from graphopt.transforms.prune.selection import Policy
 
         options = self.options
         align = get_target(ctx.settings.target).alignment(ctx.precision) if options.align == "auto" else options.align
@@ -333,7 +333,7 @@ class Prune(Pass[PruneOptions]):
     # -- proof -----------------------------------------------------------------------------------------------------
 
     def _feeds(self, coupling: Coupling, ctx: Context) -> dict[str, Array]:
-        from graphopt.transforms.seeded import seeded_feeds
+        from graphopt.transforms.prune.seeded import seeded_feeds
 
         if ctx.settings.data is not None:
             batch = next(iter(ctx.settings.data.iter_batches(1)), None)
@@ -355,7 +355,7 @@ def _record_origins(coupling: Coupling, keep: KeepSet, ctx: Context) -> None:
 
 def _explain(units: Units, keep: KeepSet, ctx: Context) -> None:
     """Remarks: what went, class by class, and which node froze the rest."""
-    from graphopt.transforms.inspection import prunable
+    from graphopt.transforms.prune.inspection import prunable
 
     for family in units.families:
         gone = int(keep.removed[family.classes].sum())

@@ -44,7 +44,7 @@ class QuantizeDynamic(Pass[QuantizeDynamicOptions]):
     quantizes = True
 
     def run(self, model: Model, ctx: Context) -> None:
-        """See ``graphopt.transforms.dynamic``."""
+        """See ``graphopt.transforms.quantize.dynamic``."""
         o = self.options
         config = DynamicConfig(
             recurrent_only=o.layers == "recurrent",

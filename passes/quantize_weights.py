@@ -49,7 +49,7 @@ class QuantizeWeights(Pass[QuantizeWeightsOptions]):
     quantizes = True
 
     def run(self, model: Model, ctx: Context) -> None:
-        """See ``graphopt.transforms.weight_only``."""
+        """See ``graphopt.transforms.quantize.weight_only``."""
         o = self.options
         config = WeightConfig(
             type=o.type,

@@ -28,9 +28,9 @@ class ReconstructOptions(Options):
 class Reconstruct(Pass[ReconstructOptions]):
     """Fit each weighted layer that changes reach to the reference by least squares on calibration data.
 
-    Sequential least squares through the graph (see ``graphopt.transforms.reconstruction`` for the sources): inputs
-    from the changed prefix, targets from the model that entered the first lossy pass. Every layer's fit is judged on
-    held-back samples and dropped when it does not help; so is the whole result.
+    Sequential least squares through the graph (see ``graphopt.transforms.recover.reconstruction`` for the sources):
+    inputs from the changed prefix, targets from the model that entered the first lossy pass. Every layer's fit is
+    judged on held-back samples and dropped when it does not help; so is the whole result.
     """
 
     guarantee = "lossy"

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from graphopt.ir import Node, Tensor, is_constant
 from graphopt.pipeline.cleaning import CleaningPass
-from graphopt.transforms.editing import Editor, Rewrite
-from graphopt.transforms.facts import attribute
-from graphopt.transforms.views import VIEWS, can_reshape, is_view, reshaped
+from graphopt.transforms.clean.editing import Editor, Rewrite
+from graphopt.transforms.clean.facts import attribute
+from graphopt.transforms.clean.views import VIEWS, can_reshape, is_view, reshaped
 
 MAX_REGION = 32
 ROWWISE = frozenset({"LayerNormalization", "RMSNormalization", "Softmax", "LogSoftmax"})

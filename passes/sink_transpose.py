@@ -8,8 +8,8 @@ import numpy as np
 
 from graphopt.ir import Node, Tensor, is_constant
 from graphopt.pipeline.cleaning import CleaningPass
-from graphopt.transforms.editing import Editor, Rewrite
-from graphopt.transforms.facts import attribute
+from graphopt.transforms.clean.editing import Editor, Rewrite
+from graphopt.transforms.clean.facts import attribute
 
 UNARY = frozenset(
     (

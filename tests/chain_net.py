@@ -12,7 +12,7 @@ from graphopt.data.open import open_data
 from graphopt.data.synthetic import SyntheticDataset
 from graphopt.model import Model
 from graphopt.targets import get_target
-from graphopt.transforms.qdq import QuantConfig, quantize_model
+from graphopt.transforms.quantize.qdq import QuantConfig, quantize_model
 
 
 def chain(layers: int = 5, bad: int | None = None, prefix: str = "t", width: int = 16) -> onnx.ModelProto:

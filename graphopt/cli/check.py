@@ -49,7 +49,7 @@ def check(
     from graphopt.report.terminal import comparison_table
     from graphopt.targets import get_target
     from graphopt.targets.checks import CheckConfig, check_model
-    from graphopt.transforms.legalize import Notes, legalize_model
+    from graphopt.transforms.legalize.fixes import Notes, legalize_model
 
     if fix and out is None:
         raise UsageError("--fix needs -o: where to write the fixed model")

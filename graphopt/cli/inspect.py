@@ -43,8 +43,8 @@ def inspect(
         from graphopt.analysis.labels import analyse
         from graphopt.pipeline.extensions import rules_of
         from graphopt.pipeline.registry import Registry
-        from graphopt.transforms.inspection import prunable
-        from graphopt.transforms.selection_units import find_units
+        from graphopt.transforms.prune.inspection import prunable
+        from graphopt.transforms.prune.selection_units import find_units
 
         loaded.inline_functions()
         registry = Registry()

@@ -13,7 +13,7 @@ from graphopt.model import Model
 from graphopt.pipeline.context import Context
 from graphopt.pipeline.values import Pattern
 from graphopt.targets.base import Target
-from graphopt.transforms.casting import (
+from graphopt.transforms.quantize.casting import (
     SINGULAR,
     SQUARES,
     Caster,
@@ -25,8 +25,8 @@ from graphopt.transforms.casting import (
     ports,
     smallest,
 )
-from graphopt.transforms.output_noise import measured_sqnr
-from graphopt.transforms.qdq_probe import Probe, element_types, probe
+from graphopt.transforms.quantize.output_noise import measured_sqnr
+from graphopt.transforms.quantize.probe import Probe, element_types, probe
 
 
 @dataclass(frozen=True)

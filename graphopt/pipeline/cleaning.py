@@ -12,7 +12,7 @@ from graphopt.pipeline.context import Context
 from graphopt.pipeline.options import Options
 from graphopt.pipeline.passes import Guarantee, Pass, weakest
 from graphopt.pipeline.rewrite import RewriteOptions
-from graphopt.transforms.editing import Editor, Rewrite, tensor_facts
+from graphopt.transforms.clean.editing import Editor, Rewrite, tensor_facts
 
 KEEPS_FACTS = frozenset({tensor_facts.__name__})
 """What a pass preserves that changes the model through an editor only."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from graphopt.data.feeds import Dataset
     from graphopt.pipeline.extensions import Rules
     from graphopt.pipeline.registry import Registry
-    from graphopt.transforms.criteria import Criterion
+    from graphopt.transforms.prune.criteria import Criterion
 
 T = TypeVar("T")
 Where: TypeAlias = "Node | Tensor | str | None"

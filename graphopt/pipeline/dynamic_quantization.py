@@ -13,7 +13,7 @@ from graphopt.pipeline.context import Context
 from graphopt.pipeline.values import Pattern
 from graphopt.targets.base import Target
 from graphopt.targets.profile import Profile, load_profile
-from graphopt.transforms.dynamic import (
+from graphopt.transforms.quantize.dynamic import (
     RECURRENT,
     DynamicLayer,
     DynamicQuantizer,
@@ -21,7 +21,7 @@ from graphopt.transforms.dynamic import (
     gain_us,
     shares_input,
 )
-from graphopt.transforms.output_noise import measured_sqnr
+from graphopt.transforms.quantize.output_noise import measured_sqnr
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from graphopt.errors import UsageError
 if TYPE_CHECKING:
     from graphopt.analysis.labels import Rule
     from graphopt.pipeline.registry import Registry
-    from graphopt.transforms.criteria import Criterion
+    from graphopt.transforms.prune.criteria import Criterion
 
 F = TypeVar("F", bound="Callable[..., Any]")
 Rules: TypeAlias = "dict[tuple[str, str], Rule]"
@@ -86,7 +86,7 @@ def criterion_of(registry: Registry, name: str) -> Criterion:
         UsageError: there is none of this name; the message names the nearest one.
     """
     from graphopt.pipeline.options import did_you_mean
-    from graphopt.transforms.criteria import CRITERIA
+    from graphopt.transforms.prune.criteria import CRITERIA
 
     if name in CRITERIA:
         return CRITERIA[name]

@@ -10,9 +10,9 @@ from graphopt.pipeline.context import Context
 
 if TYPE_CHECKING:
     from graphopt.ir import Array
-    from graphopt.transforms.keepset import KeepSet
-    from graphopt.transforms.masking import Oracle
-    from graphopt.transforms.selection_units import Units
+    from graphopt.transforms.prune.keepset import KeepSet
+    from graphopt.transforms.prune.masking import Oracle
+    from graphopt.transforms.prune.selection_units import Units
 
 
 def masked(
@@ -23,7 +23,7 @@ def masked(
     Raises:
         ValidationError: the result differs from the masked model.
     """
-    from graphopt.transforms.equivalence import check
+    from graphopt.transforms.prune.equivalence import check
 
     try:
         found = check(model, oracle, units.coupling, keep, feeds, units.families)
@@ -61,7 +61,7 @@ def unchanged(original: Model, model: Model, feeds: dict[str, Array], ctx: Conte
     Raises:
         ValidationError: it did not.
     """
-    from graphopt.transforms.equivalence import TOLERANCE, largest_difference
+    from graphopt.transforms.prune.equivalence import TOLERANCE, largest_difference
 
     try:
         error = largest_difference(original, model, feeds)

@@ -13,8 +13,8 @@ from graphopt.pipeline.context import Context
 from graphopt.pipeline.options import Options, Tunable, option
 from graphopt.pipeline.values import Pattern, Size
 from graphopt.targets.registry import get_target
-from graphopt.transforms.qdq import QuantConfig, Quantized, quantize_model
-from graphopt.transforms.qdq_opset import QDQ_OPSET
+from graphopt.transforms.quantize.opset import QDQ_OPSET
+from graphopt.transforms.quantize.qdq import QuantConfig, Quantized, quantize_model
 
 
 class QuantizeOptions(Options):

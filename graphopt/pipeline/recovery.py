@@ -11,7 +11,7 @@ from graphopt.pipeline.context import Context
 
 if TYPE_CHECKING:
     from graphopt.analysis.statistics import Progress
-    from graphopt.transforms.reconstruction import Step
+    from graphopt.transforms.recover.reconstruction import Step
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ def recover(model: Model, data: Dataset, ctx: Context, settings: Recovery | None
     """
     from graphopt.runtime.blas import blas_threads
     from graphopt.snapshot import restore, take
-    from graphopt.transforms.reconstruction import ReconstructionOptions, reconstruct
-    from graphopt.transforms.reconstruction_check import OutputJudge, held_back
+    from graphopt.transforms.recover.check import OutputJudge, held_back
+    from graphopt.transforms.recover.reconstruction import ReconstructionOptions, reconstruct
 
     reference = ctx.reference
     if reference is None:
@@ -95,7 +95,7 @@ def recover(model: Model, data: Dataset, ctx: Context, settings: Recovery | None
 
 
 def _report(steps: tuple[Step, ...], ctx: Context) -> None:
-    from graphopt.transforms.reconstruction import JOINT
+    from graphopt.transforms.recover.reconstruction import JOINT
 
     for step in steps:
         error = f"error on held-back samples {step.before:.3g} before, {step.after:.3g} after"

@@ -60,7 +60,7 @@ from graphopt.runtime.profile import profile_nodes
 from graphopt.runtime.session import Session, SessionConfig
 from graphopt.runtime.timing import Contender, TimingPlan, time_models
 from graphopt.targets.registry import get_target
-from graphopt.transforms.casting import emulated
+from graphopt.transforms.quantize.casting import emulated
 
 PACKAGES = ("graphopt", "onnx", "onnxruntime", "numpy")
 

@@ -15,9 +15,9 @@ from graphopt.model import Model
 from graphopt.pipeline.context import Context
 from graphopt.pipeline.values import Pattern
 from graphopt.targets.base import Target
-from graphopt.transforms.output_noise import measured_sqnr
-from graphopt.transforms.weight_blocks import BlockGrid, BlockWeight, quantize_blocks
-from graphopt.transforms.weight_only import BLOCKED_OPSET, Form, WeightLayer, WeightWriter, find_matrices
+from graphopt.transforms.quantize.output_noise import measured_sqnr
+from graphopt.transforms.quantize.weight_blocks import BlockGrid, BlockWeight, quantize_blocks
+from graphopt.transforms.quantize.weight_only import BLOCKED_OPSET, Form, WeightLayer, WeightWriter, find_matrices
 
 _MAX_FEATURES = 8192
 _POSITIONS = 64

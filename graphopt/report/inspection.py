@@ -7,7 +7,7 @@ from rich.table import Table
 
 from graphopt.analysis.inspection import Inspection
 from graphopt.report.words import human_bytes
-from graphopt.transforms.inspection import Prunable
+from graphopt.transforms.prune.inspection import Prunable
 
 
 def inspection_items(name: str, found: Inspection) -> list[RenderableType]:

@@ -114,7 +114,7 @@ def test_zoo_shapes_agree_with_the_runtime(zoo: ModuleType) -> None:
     """Every tensor of a few graphs has the shape that ONNX Runtime gives it."""
     from conftest import ZOO
 
-    from graphopt.transforms.equivalence import _session
+    from graphopt.transforms.prune.equivalence import _session
 
     for name in ("lenet.dynamo", "hf_llama_gqa.torchscript", "bilstm_tagger.torchscript"):
         proto = zoo.fill(str(ZOO / f"{name}.onnx.gz"))

@@ -20,8 +20,8 @@ from graphopt.pipeline.registry import Registry
 from graphopt.runtime.session import Session, SessionConfig
 from graphopt.targets import get_target
 from graphopt.targets.checks import CheckConfig, check_model
-from graphopt.transforms.legalize import Notes, legalize_model
-from graphopt.transforms.legalize_regions import nonnegative
+from graphopt.transforms.legalize.fixes import Notes, legalize_model
+from graphopt.transforms.legalize.regions import nonnegative
 from graphopt.verifier import verify
 
 HEAD = '<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]>\n'
@@ -285,7 +285,7 @@ def test_opset_stamp_stays_when_an_operator_changed(monkeypatch):
 def test_ir_stamp(monkeypatch):
     from graphopt.runtime.limits import Limits
 
-    monkeypatch.setattr("graphopt.transforms.legalize_stamps.ort_limits", lambda: Limits("0", 21, 9))
+    monkeypatch.setattr("graphopt.transforms.legalize.stamps.ort_limits", lambda: Limits("0", 21, 9))
     fixed, _ = legalized(qdq_net(Flavour(ir_version=10)), "ort-cpu")
     assert fixed.ir_version == 9
     fixed, notes = legalized(qdq_net(Flavour(weight="int4", opset=21, ir_version=11)), "ort-cpu")

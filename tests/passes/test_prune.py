@@ -15,9 +15,9 @@ from graphopt import Model, load
 from graphopt.errors import GraphoptError, PassError, UsageError
 from graphopt.pipeline import PassManager, Pipeline, Registry, Settings
 from graphopt.results import PassResult
-from graphopt.transforms import slicing
-from graphopt.transforms.keepset import KeepSet
-from graphopt.transforms.slicing_values import SliceConflict
+from graphopt.transforms.prune import slicing
+from graphopt.transforms.prune.keepset import KeepSet
+from graphopt.transforms.prune.slicing_values import SliceConflict
 
 RESIDUAL = """(float[2,5] x, float[5,16] w1, float[16] b1, float[16,12] w2, float[12,16] w3, float[16,4] w4)
     => (float y) { a = MatMul(x, w1) s = Add(a, b1) h = MatMul(s, w2) r = Relu(h) t = MatMul(r, w3) u = Add(s, t)

@@ -17,7 +17,7 @@ from graphopt.pipeline.context import Settings
 from graphopt.pipeline.manager import PassManager
 from graphopt.pipeline.pipeline import Pipeline
 from graphopt.pipeline.registry import Registry
-from graphopt.transforms.weight_blocks import BlockGrid, pack, quantize_blocks
+from graphopt.transforms.quantize.weight_blocks import BlockGrid, pack, quantize_blocks
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 

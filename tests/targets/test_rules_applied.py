@@ -15,7 +15,7 @@ from graphopt import load
 from graphopt.data.interface import read_interface
 from graphopt.data.open import open_data
 from graphopt.targets import get_target
-from graphopt.transforms.qdq import QuantConfig, quantize_model
+from graphopt.transforms.quantize.qdq import QuantConfig, quantize_model
 
 C, SIDE = 16, 8
 NAMES = ("ort-cpu", "openvino", "tensorrt")

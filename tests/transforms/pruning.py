@@ -10,12 +10,12 @@ import onnx
 from graphopt import Model, load
 from graphopt.analysis.labels import Coupling, analyse
 from graphopt.analysis.shapes import interpret
-from graphopt.transforms import masking, slicing
-from graphopt.transforms.equivalence import Equivalence, check
-from graphopt.transforms.keepset import KeepSet
-from graphopt.transforms.seeded import seeded_feeds
-from graphopt.transforms.selection import Policy, by_ratio
-from graphopt.transforms.selection_units import Units, find_units
+from graphopt.transforms.prune import masking, slicing
+from graphopt.transforms.prune.equivalence import Equivalence, check
+from graphopt.transforms.prune.keepset import KeepSet
+from graphopt.transforms.prune.seeded import seeded_feeds
+from graphopt.transforms.prune.selection import Policy, by_ratio
+from graphopt.transforms.prune.selection_units import Units, find_units
 
 
 def tiny(text: str, opset: int = 17, microsoft: bool = False, seed: int = 0) -> Model:

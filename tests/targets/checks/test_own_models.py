@@ -11,7 +11,7 @@ from graphopt.data.interface import read_interface
 from graphopt.data.open import open_data
 from graphopt.targets import get_target, tensorrt_rtx
 from graphopt.targets.checks import CheckConfig, check_model
-from graphopt.transforms.qdq import QuantConfig, quantize_model
+from graphopt.transforms.quantize.qdq import QuantConfig, quantize_model
 
 pytestmark = pytest.mark.skipif(not tensorrt_rtx.installed(), reason="the extra tensorrt is not installed")
 MODELS = Path(__file__).parents[3] / "models"

@@ -13,8 +13,8 @@ from graphopt.data.open import open_data
 from graphopt.runtime.session import Session, SessionConfig
 from graphopt.targets import get_target, tensorrt_rtx
 from graphopt.targets.checks import CheckConfig, check_model
-from graphopt.transforms.legalize import Notes, legalize_model
-from graphopt.transforms.qdq import QuantConfig, quantize_model
+from graphopt.transforms.legalize.fixes import Notes, legalize_model
+from graphopt.transforms.quantize.qdq import QuantConfig, quantize_model
 
 pytestmark = pytest.mark.skipif(not tensorrt_rtx.installed(), reason="the extra tensorrt is not installed")
 

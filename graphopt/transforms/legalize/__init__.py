@@ -1,0 +1,1 @@
+"""What makes a model acceptable to a target without changing its meaning."""

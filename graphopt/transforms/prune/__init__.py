@@ -1,0 +1,1 @@
+"""Mechanisms of pruning: selection, slicing, the independent oracle that proves it, manifests."""

@@ -1,0 +1,1 @@
+"""Closed-form recovery: least squares, elimination, allocation of a budget."""

@@ -1,0 +1,60 @@
+"""Held-back samples: disjoint from the fitted ones, and judged in front of a Softmax."""
+
+import numpy as np
+import onnx.parser
+import pytest
+
+from graphopt import load
+from graphopt.data.interface import read_interface
+from graphopt.data.open import open_data
+from graphopt.transforms.quantize.trial import HELD_BACK_AT_MOST, Judge, Verdict, hold_back
+
+
+def model(factor="1", shift="0", tail="Softmax"):
+    return onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["": 17]>
+        g (float[N,4] x) => (float[N,4] y) <float f = {{{factor}}}, float s = {{{shift}}}>
+        {{ m = Mul(x, f)  logits = Add(m, s)  y = {tail}(logits) }}"""
+    )
+
+
+def data(proto, count):
+    rows = np.random.default_rng(0).standard_normal((count, 4)).astype(np.float32)
+    return open_data({"x": rows}, read_interface(proto.SerializeToString()))
+
+
+def rows(dataset):
+    return {tuple(r) for batch in dataset.iter_batches() for r in batch.feeds["x"].tolist()}
+
+
+@pytest.mark.parametrize(("count", "held"), [(2, 1), (50, 10), (1000, HELD_BACK_AT_MOST)])
+def test_the_parts_share_no_sample(count, held):
+    parts = hold_back(data(model(), count))
+    assert len(parts.judge) == held
+    assert not rows(parts.fit) & rows(parts.judge)
+
+
+def test_a_single_sample_serves_as_both():
+    parts = hold_back(data(model(), 1))
+    assert rows(parts.fit) == rows(parts.judge)
+
+
+def test_noise_is_measured_at_the_output_and_before_softmax():
+    judge = Judge(load(model()), data(model(), 8))
+    worse = judge.verdict(load(model(factor="1.1")))
+    assert worse.inner == pytest.approx(0.01, rel=0.5)
+    assert 0 < worse.outputs != worse.inner
+
+
+def test_a_shift_of_all_logits_is_no_noise():
+    judge = Judge(load(model()), data(model(), 8))
+    assert judge.verdict(load(model(shift="3"))).inner == pytest.approx(0, abs=1e-10)
+    plain = Judge(load(model(tail="Relu")), data(model(), 8))
+    assert plain.verdict(load(model(tail="Relu", shift="3"))).inner > 1
+
+
+def test_the_same_model_has_no_noise():
+    judge = Judge(load(model()), data(model(), 8))
+    same = judge.verdict(load(model()))
+    assert same == Verdict(0.0, 0.0)
+    assert same.worst_db == float("inf")

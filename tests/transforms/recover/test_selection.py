@@ -1,0 +1,138 @@
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import graphopt
+from graphopt.analysis.labels import analyse
+from graphopt.data.interface import read_interface
+from graphopt.data.npz import ArrayDataset
+from graphopt.errors import BudgetError
+from graphopt.transforms.prune.selection import Policy, active_families, macs, parameters
+from graphopt.transforms.prune.selection_units import find_units
+from graphopt.transforms.recover.consumers import find_readings
+from graphopt.transforms.recover.selection import (
+    RecoveryOptions,
+    allowed_widths,
+    by_recovery,
+    cost_terms,
+    error_curves,
+    recovery_scores,
+)
+
+
+def build(nodes, weights, shape, outputs=("y",)):
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in outputs],
+        [
+            numpy_helper.from_array(np.asarray(v, np.float32 if np.asarray(v).dtype.kind == "f" else None), n)
+            for n, v in weights.items()
+        ],
+    )
+    return graphopt.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+
+
+@pytest.fixture
+def model():
+    rng = np.random.default_rng(0)
+    weights = {
+        "w1": rng.standard_normal((8, 3, 3, 3)) * 0.4,
+        "wd": rng.standard_normal((8, 1, 3, 3)) * 0.4,
+        "w2": rng.standard_normal((6, 8, 1, 1)) * 0.4,
+        "w3": rng.standard_normal((6 * 16, 5)) * 0.4,
+        "flat": np.array([0, -1], np.int64),
+    }
+    weights["w1"][5], weights["wd"][5] = weights["w1"][2], weights["wd"][2]
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["c1"], name="first", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c1"], ["r1"]),
+        helper.make_node("Conv", ["r1", "wd"], ["d1"], name="depthwise", pads=[1, 1, 1, 1], group=8),
+        helper.make_node("Relu", ["d1"], ["r2"]),
+        helper.make_node("Conv", ["r2", "w2"], ["c2"], name="second"),
+        helper.make_node("Relu", ["c2"], ["r3"]),
+        helper.make_node("Reshape", ["r3", "flat"], ["f"]),
+        helper.make_node("MatMul", ["f", "w3"], ["y"], name="head"),
+    ]
+    return build(nodes, weights, [1, 3, 4, 4])
+
+
+@pytest.fixture
+def samples(model):
+    x = np.random.default_rng(1).standard_normal((120, 3, 4, 4)).astype(np.float32)
+    return ArrayDataset({"x": x}, read_interface(model.serialize()), "arrays")
+
+
+def families_of(model, policy):
+    units = find_units(analyse(model.graph))
+    return units, active_families(units, policy)
+
+
+def test_readers_are_those_that_mix_channels(model):
+    units, families = families_of(model, Policy())
+    found = find_readings(units, families, 10**6)
+    names = {f.number: [r.layer.node.name for r in found[f.number]] for f in families}
+    assert sorted(map(tuple, names.values())) == [("head",), ("second",)]
+    for family in families:
+        (reading,) = found[family.number]
+        assert reading.blocks.shape == ((8, 1) if reading.layer.node.name == "second" else (6, 16))
+        assert sorted(reading.blocks.reshape(-1)) == list(range(reading.blocks.size))
+
+
+@pytest.mark.parametrize("kind", ["macs", "params"])
+def test_terms_give_the_cost_of_any_widths(model, kind):
+    units, families = families_of(model, Policy())
+    terms = cost_terms(units, families, kind)
+    measure = {"macs": macs, "params": parameters}[kind]
+    assert sum(t.amount for t in terms) == pytest.approx(measure(units, None))
+    from graphopt.transforms.prune.keepset import KeepSet
+
+    leaves = np.zeros(len(units.family_of), bool)
+    widths = {}
+    for index, family in enumerate(families):
+        leaves[family.classes[: index + 2]] = True
+        widths[index] = 1 - (index + 2) / len(family)
+    keep = KeepSet.removing(units.coupling, leaves)
+    predicted = sum(t.amount * np.prod([widths[c] for c in t.classes]) for t in terms)
+    assert predicted == pytest.approx(measure(units, keep))
+
+
+def test_a_duplicate_goes_first_and_costs_nothing(model, samples):
+    units, families = families_of(model, Policy())
+    curves = error_curves(model, units, families, samples, RecoveryOptions())
+    curve = next(c for c in curves if len(c.family) == 8)
+    assert int(curve.elimination.order[0]) in (2, 5)
+    assert curve.elimination.errors[1] < 1e-3
+    assert curve.elimination.errors[-1] == pytest.approx(1.0, rel=0.05)
+    assert (np.diff(curve.elimination.errors) >= 0).all()
+
+
+@pytest.mark.parametrize("keep", [0.8, 0.5, 0.3])
+def test_budget_is_kept(model, samples, keep):
+    units = find_units(analyse(model.graph))
+    before = model.serialize()
+    chosen = by_recovery(model, units, Policy(), "macs", keep, samples)
+    assert 0.5 * keep < macs(units, chosen) / macs(units, None) <= keep
+    assert model.serialize() == before
+
+
+def test_impossible_budget(model, samples):
+    units = find_units(analyse(model.graph))
+    with pytest.raises(BudgetError):
+        by_recovery(model, units, Policy(minimum=6), "macs", 0.05, samples)
+
+
+def test_scores_follow_the_elimination_order(model, samples):
+    units, families = families_of(model, Policy())
+    scores = recovery_scores(model, units, Policy(), samples, np.full(len(units.family_of), -1.0))
+    curves = error_curves(model, units, families, samples, RecoveryOptions())
+    for curve in curves:
+        own = scores[curve.family.classes]
+        np.testing.assert_array_equal(np.argsort(own, kind="stable"), curve.elimination.order)
+
+
+def test_allowed_widths():
+    assert list(allowed_widths(64, Policy(align=16, max_ratio=0.9))) == list(range(8, 65, 8))
+    assert list(allowed_widths(128, Policy(align=16))) == list(range(16, 129, 16))
+    assert list(allowed_widths(6, Policy(minimum=3))) == [3, 4, 5, 6]
