@@ -16,9 +16,6 @@ from graphopt.model import Model
 T = TypeVar("T")
 Analysis: TypeAlias = Callable[..., T]
 
-PRESERVES_ALL = frozenset({"*"})
-"""What a pass declares in ``preserves`` when every analysis survives it."""
-
 
 class Analyses:
     """Results of analyses of one model, by analysis."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, Literal, TypeAlias, TypeVar, get_args
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from graphopt.errors import GraphoptError, UsageError
 from graphopt.pipeline.extensions import collect_marked
@@ -17,7 +17,6 @@ from graphopt.pipeline.plugins import load_module
 
 T = TypeVar("T")
 GroupName: TypeAlias = Literal["passes", "rules", "criteria", "targets", "metrics"]
-GROUPS: tuple[GroupName, ...] = get_args(GroupName)
 AnyPass: TypeAlias = Pass[Any]
 
 

@@ -145,8 +145,7 @@ class Target:
         keep_float: layers that stay in float.
         absorbs: activations that the kernel before them takes over.
         align: channel multiples that are fast, by precision.
-        min_opset, max_opset: operator set versions that the runtime and the Q/DQ need and accept.
-        forbidden: operators or domains that the runtime refuses.
+        max_opset: the newest operator set that the runtime accepts; None when every one of this ONNX Runtime's.
         provider: execution provider of ONNX Runtime that runs it, "" when another runtime is needed.
         profile: file name of the shipped latency profile, "" when there is none.
         reduced_without: CPU flag without which 8-bit products saturate, so weights get 7 bits; "" when never.
@@ -171,9 +170,7 @@ class Target:
     keep_float: tuple[FloatRule, ...] = ()
     absorbs: tuple[str, ...] = ()
     align: Mapping[str, int] = field(default_factory=dict)
-    min_opset: int = 13
     max_opset: int | None = None
-    forbidden: tuple[str, ...] = ()
     provider: str = ""
     profile: str = ""
     reduced_without: str = ""
