@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from graphopt.analysis.layers import match_layers
+from graphopt.analysis.layers import match_layers, members, tensor_names
 from graphopt.graph import Graph
 from graphopt.ir import Node
 from graphopt.results import LayerBound, LayerTime, NodeTime, PassResult
@@ -19,45 +19,62 @@ def layer_times(
 ) -> tuple[LayerTime, ...]:
     """One row for each weighted layer of ``before``, in order, then one for everything else; none without both times.
 
-    A kernel with several layers in it is divided evenly among them. ``bounds`` says what bounds
+    A kernel with several layers in it is divided evenly among them; what passes put around a layer (quantizers, casts,
+    scales) counts with it. ``bounds`` says what bounds
     the layers of ``after``. The passes of a row are those with a "did" remark on the layer, under its old or new name.
     """
     if len(times) != 2:
         return ()
-    rows = [(node, None if found is None else found[0]) for node, _, found in match_layers(before, after)]
-    old = _shares(times[0], {_name(node) for node, _ in rows})
-    new = _shares(times[1], {_name(other) for _, other in rows if other is not None})
+    matches = match_layers(before, after)
+    layers, known = {m.now for m in matches if m.now is not None}, tensor_names(before)
+    names = [_name(m.node) for m in matches]
+    parts = [[_name(n) for n in members(m, known, layers)] for m in matches]
+    old = _shares(times[0], {name: [name] for name in names})
+    new = _shares(times[1], dict(zip(names, parts, strict=True)))
     bound = {b.node: b.bound for b in bounds}
     touched = _touched(passes)
-    layers = []
-    for node, other in rows:
-        name, now = _name(node), "" if other is None else _name(other)
-        layers.append(
+    rows = []
+    for name, match in zip(names, matches, strict=True):
+        now = "" if match.now is None else _name(match.now)
+        rows.append(
             LayerTime(
                 name=name,
-                op=node.op,
+                op=match.node.op,
                 before_us=old.get(name, 0.0),
-                after_us=new.get(now, 0.0),
+                after_us=new.get(name, 0.0),
                 bound=bound.get(now),
                 passes=tuple(dict.fromkeys((*touched.get(name, ()), *touched.get(now, ())))),
             )
         )
     rest = [sum(t.microseconds for t in kernels) for kernels in times]
-    rest[0] -= sum(layer.before_us for layer in layers)
-    rest[1] -= sum(layer.after_us for layer in layers)
-    return (*layers, LayerTime("everything else", "", max(rest[0], 0.0), max(rest[1], 0.0)))
+    rest[0] -= sum(layer.before_us for layer in rows)
+    rest[1] -= sum(layer.after_us for layer in rows)
+    return (*rows, LayerTime("everything else", "", max(rest[0], 0.0), max(rest[1], 0.0)))
 
 
 def _name(node: Node) -> str:
     return node.name or node.outputs[0].name
 
 
-def _shares(kernels: Iterable[NodeTime], layers: set[str]) -> dict[str, float]:
+def _shares(kernels: Iterable[NodeTime], nodes: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Time of each layer, from the names of its nodes, the weighted one first.
+
+    A kernel belongs to the layers whose weighted node is in it; without one, to those of its other nodes. Several
+    share it evenly.
+    """
+    weighted: dict[str, list[str]] = {}
+    beside: dict[str, list[str]] = {}
+    for layer, own in nodes.items():
+        for place, name in enumerate(own):
+            (beside if place else weighted).setdefault(name, []).append(layer)
     found: dict[str, float] = {}
     for kernel in kernels:
-        own = [n for n in kernel.nodes if n in layers]
-        for name in own:
-            found[name] = found.get(name, 0.0) + kernel.microseconds / len(own)
+        owners = [
+            dict.fromkeys(layer for name in kernel.nodes for layer in table.get(name, ()))
+            for table in (weighted, beside)
+        ]
+        for layer in owners[0] or owners[1]:
+            found[layer] = found.get(layer, 0.0) + kernel.microseconds / len(owners[0] or owners[1])
     return found
 
 

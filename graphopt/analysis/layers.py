@@ -2,35 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from math import prod
+from types import MappingProxyType
 
+from graphopt.analysis.stored_weights import stored_precision, stored_shape
 from graphopt.graph import Graph
-from graphopt.ir import Node, Tensor, constant_node, is_constant
+from graphopt.ir import Node, Tensor, is_constant
 from graphopt.results import LayerChange
 
-WEIGHT_INPUT = {
-    "Conv": 1,
-    "ConvTranspose": 1,
-    "Gemm": 1,
-    "MatMul": 1,
-    "LSTM": 1,
-    "GRU": 1,
-    "RNN": 1,
-    "QLinearConv": 3,
-    "ConvInteger": 1,
-    "MatMulInteger": 1,
-    "QLinearMatMul": 3,
-}
+
+@dataclass(frozen=True)
+class Weighted:
+    """Where an operator keeps its weight, and the ``ai.onnx`` operator that it stands for."""
+
+    index: int
+    stands_for: str
+
+
+WEIGHTED: Mapping[str, Weighted] = MappingProxyType(
+    {
+        "Conv": Weighted(1, "Conv"),
+        "ConvTranspose": Weighted(1, "ConvTranspose"),
+        "DeformConv": Weighted(1, "DeformConv"),
+        "Gemm": Weighted(1, "MatMul"),
+        "MatMul": Weighted(1, "MatMul"),
+        "LSTM": Weighted(1, "LSTM"),
+        "GRU": Weighted(1, "GRU"),
+        "RNN": Weighted(1, "RNN"),
+        "QLinearConv": Weighted(3, "Conv"),
+        "ConvInteger": Weighted(1, "Conv"),
+        "MatMulInteger": Weighted(1, "MatMul"),
+        "QLinearMatMul": Weighted(3, "MatMul"),
+        "QGemm": Weighted(3, "MatMul"),
+        "FusedConv": Weighted(1, "Conv"),
+        "FusedGemm": Weighted(1, "MatMul"),
+        "FusedMatMul": Weighted(1, "MatMul"),
+        "MatMulNBits": Weighted(1, "MatMul"),
+        "MatMulBnb4": Weighted(1, "MatMul"),
+        "DynamicQuantizeMatMul": Weighted(1, "MatMul"),
+        "MatMulIntegerToFloat": Weighted(1, "MatMul"),
+        "DynamicQuantizeLSTM": Weighted(1, "LSTM"),
+        "Attention": Weighted(1, "Attention"),
+        "QAttention": Weighted(1, "Attention"),
+    }
+)
+_CHAIN = 8
+"""How many nodes behind a layer may be fused with it, so that only the last of their values is left."""
+_FORMS = ("DequantizeLinear", "Transpose", "Cast", "Identity", "QuantizeLinear")
+
+
+@dataclass(frozen=True)
+class LayerMatch:
+    """A weighted layer of ``before`` and what it is in ``after``: its weighted node and weight, None where it is gone.
+
+    ``root`` computes the layer's value in ``after``; it is not ``now`` where scaling and the like came to be nodes of
+    their own. None where the two were only matched by their order.
+    """
+
+    node: Node
+    weight: Tensor
+    now: Node | None = None
+    now_weight: Tensor | None = None
+    root: Node | None = None
 
 
 def weighted_nodes(graph: Graph) -> Iterator[tuple[Node, Tensor]]:
     """Each node with a constant weight, and the weight, seen through DequantizeLinear, Transpose and Cast."""
     for node in graph.walk():
-        index = WEIGHT_INPUT.get(node.op)
-        if index is None or index >= len(node.inputs):
+        row = WEIGHTED.get(node.op)
+        if row is None or row.index >= len(node.inputs):
             continue
-        for candidate in (node.inputs[index], node.inputs[0]):
+        for candidate in (node.inputs[row.index], node.inputs[0]):
             weight = behind(candidate)
             if weight is not None:
                 yield node, weight
@@ -41,57 +85,145 @@ def behind(tensor: Tensor) -> Tensor | None:
     """The constant that a weight input holds, looking through operators that only change its form."""
     while not is_constant(tensor):
         producer = tensor.inputs[0] if tensor.inputs else None
-        if producer is None or not producer.is_op(
-            "DequantizeLinear", "Transpose", "Cast", "Identity", "QuantizeLinear"
-        ):
+        if producer is None or not producer.is_op(*_FORMS):
             return None
         tensor = producer.inputs[0]
     return tensor
 
 
-def match_layers(before: Graph, after: Graph) -> list[tuple[Node, Tensor, tuple[Node, Tensor] | None]]:
-    """Each weighted layer of ``before`` with what it is in ``after``, or None.
+def match_layers(before: Graph, after: Graph) -> list[LayerMatch]:
+    """Each weighted layer of ``before`` with what it is in ``after``.
 
-    Matched by the name of the node or of an output. Where passes renamed nodes (a folded BatchNormalization), layers
-    that are left over on both sides are matched in order, if their operators agree one by one.
+    Matched by the name of the node or of an output; then by value: the weighted node that makes the layer's output, or
+    the output of what was fused with it. Layers that are left over on both sides are matched in order, if their
+    operators stand for the same ones.
     """
-    now = list(weighted_nodes(after))
-    by_name: dict[str, int] = {}
-    for index, (node, _) in enumerate(now):
-        for key in (node.name, *(t.name for t in node.outputs)):
-            by_name.setdefault(key, index)
-    rows: list[tuple[Node, Tensor, int | None]] = []
-    for node, weight in weighted_nodes(before):
-        keys = [k for k in (node.name, *(t.name for t in node.outputs)) if k in by_name]
-        rows.append((node, weight, by_name[keys[0]] if keys else None))
-    used = {index for _, _, index in rows}
-    spare = [index for index in range(len(now)) if index not in used]
-    lost = [place for place, (_, _, index) in enumerate(rows) if index is None]
-    if [rows[p][0].op for p in lost] == [now[i][0].op for i in spare]:
-        for place, index in zip(lost, spare, strict=True):
-            rows[place] = (*rows[place][:2], index)
-    return [(node, weight, None if index is None else now[index]) for node, weight, index in rows]
+    matcher = _Matcher(before, after)
+    for match in (matcher.by_name, matcher.by_value):
+        for place in range(len(matcher.rows)):
+            if matcher.rows[place].now is None:
+                match(place)
+    matcher.by_order()
+    return matcher.rows
+
+
+def members(match: LayerMatch, known: Collection[str], layers: Collection[Node]) -> list[Node]:
+    """The nodes of ``after`` that a layer became, its weighted node first: what passes put between it and values of
+    ``before`` (quantizers, casts, scales).
+
+    ``known`` are the names of all tensors of ``before``, ``layers`` the weighted nodes of all layers.
+    """
+    if match.now is None or match.root is None:
+        return [] if match.now is None else [match.now]
+    found: dict[Node, None] = {match.now: None}
+    stack = [match.now, match.root]
+    seen = set(stack)
+    while stack:
+        node = stack.pop()
+        found[node] = None
+        for tensor in node.inputs:
+            maker = None if is_constant(tensor) or tensor.name in known or not tensor.inputs else tensor.inputs[0]
+            if maker is not None and maker not in seen and maker not in layers:
+                seen.add(maker)
+                stack.append(maker)
+    return list(found)
+
+
+class _Matcher:
+    """Fills in ``rows``; every weighted node of ``after`` is used once."""
+
+    def __init__(self, before: Graph, after: Graph) -> None:
+        self.rows = [LayerMatch(node, weight) for node, weight in weighted_nodes(before)]
+        self._now = dict(weighted_nodes(after))
+        self._free = dict.fromkeys(self._now)
+        self._known = tensor_names(before)
+        self._made = {t.name: n for n in after.walk() for t in n.outputs if t.name}
+        self._by_name: dict[str, Node] = {}
+        for node in self._now:
+            for key in (node.name, *(t.name for t in node.outputs)):
+                self._by_name.setdefault(key, node)
+
+    def by_name(self, place: int) -> None:
+        """Take the weighted node that has a name of the layer."""
+        node = self.rows[place].node
+        keys = (node.name, *(t.name for t in node.outputs))
+        found = next((self._by_name[k] for k in keys if k and k in self._by_name), None)
+        if found is not None:
+            made = next((self._made[t.name] for t in node.outputs if t.name in self._made), found)
+            self._take(place, found, made)
+
+    def by_value(self, place: int) -> None:
+        """Take the free weighted node nearest before the first value of the layer that is left."""
+        chain = {t.name for t in self.rows[place].node.outputs}
+        tensor = self.rows[place].node.outputs[0]
+        for _ in range(_CHAIN):
+            if tensor.name in self._made:
+                self._nearest(place, self._made[tensor.name], chain)
+                return
+            readers = {id(n): n for n in tensor.outputs}
+            if len(readers) != 1:
+                return
+            (reader,) = readers.values()
+            if reader.op in WEIGHTED or not reader.outputs:
+                return
+            tensor = reader.outputs[0]
+            chain.add(tensor.name)
+
+    def by_order(self) -> None:
+        """Match what is left on both sides, if it is the same sequence of operators."""
+        lost = [place for place, row in enumerate(self.rows) if row.now is None]
+        kinds = [_kind(self.rows[place].node) for place in lost]
+        if kinds == [_kind(node) for node in self._free]:
+            for place, node in zip(lost, list(self._free), strict=True):
+                self._take(place, node, None)
+
+    def _nearest(self, place: int, root: Node, chain: Collection[str]) -> None:
+        stack, seen = [root], {root}
+        while stack:
+            node = stack.pop(0)
+            if node in self._free:
+                self._take(place, node, root)
+                return
+            for tensor in node.inputs:
+                inside = tensor.name in chain or tensor.name not in self._known
+                if inside and not is_constant(tensor) and tensor.inputs and tensor.inputs[0] not in seen:
+                    seen.add(tensor.inputs[0])
+                    stack.append(tensor.inputs[0])
+
+    def _take(self, place: int, node: Node, root: Node | None) -> None:
+        row = self.rows[place]
+        self.rows[place] = LayerMatch(row.node, row.weight, node, self._now[node], root)
+        self._free.pop(node, None)
+
+
+def _kind(node: Node) -> str:
+    return WEIGHTED[node.op].stands_for
+
+
+def tensor_names(graph: Graph) -> frozenset[str]:
+    """The names of all tensors, nested graphs included."""
+    return frozenset(name for one in graph.graphs() for name in one.tensors())
 
 
 def layer_changes(before: Graph, after: Graph) -> tuple[LayerChange, ...]:
     """Weighted layers of ``before`` with what they are in ``after``."""
     changes = []
-    for node, weight, found in match_layers(before, after):
-        shape = _shape(weight)
-        now = _shape(found[1]) if found else ()
-        precision = str(found[1].dtype) if found else ""
+    for match in match_layers(before, after):
+        shape, precision = stored_shape(match.node, match.weight), ""
+        now: tuple[int, ...] = ()
+        if match.now is not None and match.now_weight is not None:
+            now = stored_shape(match.now, match.now_weight)
+            precision = stored_precision(match.now, match.now_weight)
         changes.append(
-            LayerChange(node.name or node.outputs[0].name, node.op, shape, now, precision, prod(shape), _size(now))
+            LayerChange(
+                name=match.node.name or match.node.outputs[0].name,
+                op=match.node.op,
+                before=shape,
+                after=now,
+                precision=precision,
+                parameters_before=prod(shape),
+                parameters_after=prod(now) if now else 0,
+                op_after="" if match.now is None else match.now.op,
+            )
         )
     return tuple(changes)
-
-
-def _shape(tensor: Tensor) -> tuple[int, ...]:
-    node = constant_node(tensor)
-    if node is not None and "value" in node.attrs:
-        return tuple(int(d) for d in node.attrs["value"].shape)
-    return tuple(int(d) for d in tensor.shape or ())  # type: ignore[arg-type]
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    return prod(shape) if shape else 0

@@ -8,7 +8,10 @@ from typing import Literal, TypeAlias
 
 @dataclass(frozen=True)
 class LayerChange:
-    """One weighted node before and after. Shapes are those of its weight; "" and () where it is gone."""
+    """One weighted node before and after. Shapes are those of its weight; "" and () where it is gone.
+
+    ``op_after`` is the operator that it became (MatMulNBits, QLinearConv, ...).
+    """
 
     name: str
     op: str
@@ -17,6 +20,7 @@ class LayerChange:
     precision: str
     parameters_before: int
     parameters_after: int
+    op_after: str = ""
 
     @property
     def kept(self) -> float:
