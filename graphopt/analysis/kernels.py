@@ -179,10 +179,12 @@ def _unary(compute: Callable[[Array], Any]) -> Kernel:
 
 
 def _range(node: Node, inputs: Sequence[Array], opset: int) -> Array | None:
-    """Of integers; floats are added up differently here and there."""
+    """Of integers; floats are added up differently here and there. A step of 0 is an error of the model."""
     if inputs[0].dtype not in (np.int32, np.int64):
         return None
     start, limit, delta = (int(i.reshape(())) for i in inputs)
+    if delta == 0:
+        return None
     made: Array = np.arange(start, limit, delta, dtype=inputs[0].dtype)
     return made
 
@@ -201,6 +203,7 @@ def _scatter_nd(node: Node, inputs: Sequence[Array], opset: int) -> Array | None
     if node.attrs.get("reduction", "none") not in ("none", b"none") or data.dtype == object:
         return None
     flat = indices.reshape(-1, indices.shape[-1])
+    flat = np.where(flat < 0, flat + np.array(data.shape[: flat.shape[1]], flat.dtype), flat)
     if len(np.unique(flat, axis=0)) < len(flat):
         return None
     made = data.copy()

@@ -49,8 +49,8 @@ def run_dynamic(model: Model, ctx: Context, target: Target, config: DynamicConfi
     """
     source = config.profile or target.profile
     profile = load_profile(source) if source else None
-    reduced = bool(profile and not profile.vnni) if config.reduced is None else config.reduced
-    choice = _Choice(model, ctx, config, reduced and bool(target.reduced_without))
+    needed = bool(target.reduced_without and profile and not profile.vnni)
+    choice = _Choice(model, ctx, config, needed if config.reduced is None else config.reduced)
     kept = choice.quiet(choice.worth(target, profile))
     kept = {place for place in kept if ctx.allow(choice.layers[place].node, "quantize_dynamic")}
     if not kept:

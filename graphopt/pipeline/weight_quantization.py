@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 
-from graphopt.analysis.statistics import Channels, Gram, GramAccumulator, Request, collect
+from graphopt.analysis.statistics import Channels, Gram, GramAccumulator, Moments, MomentsAccumulator, Request, collect
+from graphopt.data.feeds import Dataset
 from graphopt.errors import UsageError
 from graphopt.ir import Array
 from graphopt.model import Model
@@ -16,6 +17,7 @@ from graphopt.pipeline.context import Context
 from graphopt.pipeline.values import Pattern
 from graphopt.targets.base import Target
 from graphopt.transforms.quantize.output_noise import measured_sqnr
+from graphopt.transforms.quantize.trial import Parts, hold_back
 from graphopt.transforms.quantize.weight_blocks import BlockGrid, BlockWeight, quantize_blocks
 from graphopt.transforms.quantize.weight_only import BLOCKED_OPSET, Form, WeightLayer, WeightWriter, find_matrices
 
@@ -60,22 +62,31 @@ def run_weight_quantization(model: Model, ctx: Context, target: Target, config: 
     if not all(_why(layer, config) for layer in find_matrices(model, config.least)):
         _raise(model, ctx, form)
     layers = _chosen(find_matrices(model, config.least), ctx, config)
-    grams = _grams(model, ctx, layers, config)
+    parts = None if ctx.settings.data is None else hold_back(ctx.settings.data)
+    grams = {} if parts is None or config.learned is False else _grams(model, parts.fit, layers, config)
     writer = WeightWriter(model, form, config.level)
-    done: dict[tuple[int, bool], BlockWeight] = {}
+    done: dict[_Key, BlockWeight] = {}
     for layer in layers:
-        key = (id(layer.weight), layer.transposed)
+        key = _key(layer)
         if key not in done:
             own = replace(grid, scales=layer.dtype.name)
-            done[key] = quantize_blocks(layer.matrix(), own, grams.get(layer.node.inputs[0].name))
-        _say(ctx, layer, done[key], config, layer.node.inputs[0].name in grams)
+            done[key] = quantize_blocks(layer.matrix(), own, grams.get(key))
+        _say(ctx, layer, done[key], config, key in grams)
     for layer in layers:
-        writer.write(layer, done[(id(layer.weight), layer.transposed)])
+        writer.write(layer, done[_key(layer)])
     writer.finish()
-    if layers and reference is not None and ctx.settings.data is not None:
-        measured = measured_sqnr(reference, model, ctx.settings.data)
-        ctx.count("output SQNR dB", round(measured, 1))
-        ctx.note(None, f"the worst output keeps {measured:.1f} dB")
+    if layers and reference is not None and parts is not None:
+        _measure(reference, model, ctx, parts, bool(grams))
+
+
+def _measure(reference: Model, model: Model, ctx: Context, parts: Parts, learned: bool) -> None:
+    """Say what the outputs lost on samples that rounding was not learned from; a single sample serves as both."""
+    measured = measured_sqnr(reference, model, parts.judge)
+    ctx.count("output SQNR dB", round(measured, 1))
+    seen = "held-back samples"
+    if parts.fit is parts.judge:
+        seen = "the only sample, which rounding was learned from" if learned else "the only sample"
+    ctx.note(None, f"the worst output keeps {measured:.1f} dB on {seen}")
 
 
 def _raise(model: Model, ctx: Context, form: Form) -> None:
@@ -106,26 +117,35 @@ def _why(layer: WeightLayer, config: WeightConfig) -> str:
     return "" if forced else layer.why_float
 
 
-def _grams(model: Model, ctx: Context, layers: Sequence[WeightLayer], config: WeightConfig) -> Mapping[str, Array]:
-    """X^T X over the rows of each product's input, divided by the rows, by tensor name; of the main graph."""
-    data = ctx.settings.data
-    if data is None or config.learned is False:
-        return {}
+_Key: TypeAlias = tuple[int, bool]
+
+
+def _key(layer: WeightLayer) -> _Key:
+    """The same for layers that read the same integers."""
+    return id(layer.weight), layer.transposed
+
+
+def _grams(model: Model, data: Dataset, layers: Sequence[WeightLayer], config: WeightConfig) -> Mapping[_Key, Array]:
+    """For each matrix X^T X over the rows of all products that read it, divided by the rows; of the main graph.
+
+    Of each product at most ``_POSITIONS`` rows a sample are looked at; it counts by all the rows that it has.
+    """
     main = {id(n) for n in model.graph.nodes}
-    names = {
-        layer.node.inputs[0].name
-        for layer in layers
-        if id(layer.node) in main and layer.matrix().shape[1] <= _MAX_FEATURES
-    }
-    requests = {n: Request.of(n, Gram(Channels(-1, limit=_POSITIONS))) for n in sorted(names)}
-    if not requests:
+    wanted = [x for x in layers if id(x.node) in main and x.matrix().shape[1] <= _MAX_FEATURES]
+    names = sorted({x.node.inputs[0].name for x in wanted})
+    if not names:
         return {}
-    stats = collect(model, data, list(requests.values()), batch=config.batch, max_memory=config.memory)
-    found = {}
-    for name, request in requests.items():
-        matrix = stats.typed(request, GramAccumulator).matrix[0]
-        found[name] = np.asarray(matrix[:-1, :-1] / max(float(matrix[-1, -1]), 1.0))
-    return found
+    grams = {n: Request.of(n, Gram(Channels(-1, limit=_POSITIONS))) for n in names}
+    sizes = {n: Request.of(n, Moments()) for n in names}
+    stats = collect(model, data, [*grams.values(), *sizes.values()], batch=config.batch, max_memory=config.memory)
+    sums: dict[_Key, Array] = {}
+    for layer in wanted:
+        name, key = layer.node.inputs[0].name, _key(layer)
+        matrix = stats.typed(grams[name], GramAccumulator).matrix[0]
+        rows = stats.typed(sizes[name], MomentsAccumulator).count / (len(matrix) - 1)
+        own = matrix * (rows / max(float(matrix[-1, -1]), 1.0))
+        sums[key] = sums[key] + own if key in sums else own
+    return {key: np.asarray(total[:-1, :-1] / max(float(total[-1, -1]), 1.0)) for key, total in sums.items()}
 
 
 def _say(ctx: Context, layer: WeightLayer, done: BlockWeight, config: WeightConfig, learned: bool) -> None:

@@ -80,3 +80,18 @@ def test_slices_backwards_from_outside(start, end) -> None:
     graph = onnx.helper.make_graph([node], "g", ends, [onnx.helper.make_tensor_value_info("y", 1, None)])
     proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
     assert np.array_equal(exact(load(proto).graph.nodes[0], arrays, 17), runtime(proto, arrays))
+
+
+def test_a_range_without_a_step_is_left_alone(parse) -> None:
+    [node] = parse(HEADER + "g (int64 a, int64 b, int64 c) => (int64[N] y) { y = Range(a, b, c) }").graph.nodes
+    assert exact(node, [np.array(v) for v in (1, 5, 0)], 17) is None
+    assert exact(node, [np.array(v) for v in (5, 1, -2)], 17).tolist() == [5, 3]
+
+
+def test_places_that_a_scatter_names_twice_are_left_alone(parse) -> None:
+    """-1 and n - 1 are one place; which update wins is the runtime's choice."""
+    graph = "g (float[3] a, int64[2, 1] i, float[2] u) => (float[3] y) { y = ScatterND(a, i, u) }"
+    [node] = parse(HEADER + graph).graph.nodes
+    data, updates = np.zeros(3, np.float32), np.array([1, 2], np.float32)
+    assert exact(node, [data, np.array([[-1], [2]]), updates], 17) is None
+    assert exact(node, [data, np.array([[-1], [1]]), updates], 17).tolist() == [0, 2, 1]

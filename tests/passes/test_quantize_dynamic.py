@@ -232,6 +232,25 @@ def test_reduced_range():
     assert np.abs(stored[0].astype(int)).max() <= 63
 
 
+def test_a_reduced_range_that_is_asked_for_is_kept_on_every_target():
+    """Also where the target would not reduce by itself; ``auto`` does not there."""
+    from dataclasses import replace
+
+    from graphopt.pipeline.analyses import Analyses
+    from graphopt.pipeline.budget import Budget
+    from graphopt.pipeline.context import Context, RunState
+    from graphopt.pipeline.dynamic_quantization import DynamicConfig, run_dynamic
+    from graphopt.targets.registry import get_target
+
+    target = replace(get_target("ort-cpu"), reduced_without="")
+    for asked, most in ((True, 63), (None, 127)):
+        model = load(product())
+        ctx = Context("quantize_dynamic", RunState(Settings(), Budget(None), Analyses(model)))
+        run_dynamic(model, ctx, target, DynamicConfig(reduced=asked))
+        stored = [c.values for c in model.graph.initializers if c.dtype == np.int8 and c.values.ndim == 2]
+        assert np.abs(stored[0].astype(int)).max() == most
+
+
 def test_half_precision_and_computed_weights_are_named():
     proto = product()
     proto.graph.initializer[0].CopyFrom(

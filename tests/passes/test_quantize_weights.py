@@ -170,6 +170,69 @@ def test_learned_rounding_beats_the_nearest_on_held_back_data():
     assert done.statistics["output SQNR dB"] > 20
 
 
+def test_the_noise_is_measured_on_samples_that_rounding_was_not_learned_from():
+    """Learned from as many rows as give it room to fit, the noise on those rows says nothing of others."""
+    proto, feeds = product(), [x(seed=100 + i) for i in range(30)]
+    result, done = quantized(proto, "quantize_weights:activations=float", feeds)
+    fresh = [x(seed=1000 + i) for i in range(16)]
+    real = sqnr(
+        np.concatenate([run(proto, f)[0] for f in fresh]), np.concatenate([run(result, f)[0] for f in fresh])
+    )  # fmt: skip
+    assert abs(done.statistics["output SQNR dB"] - real) < 1
+    assert any("on held-back samples" in r.message for r in done.remarks)
+
+
+def test_a_single_sample_is_said_to_be_all_there_is():
+    _, done = quantized(product(), data=[x()])
+    assert any("on the only sample, which rounding was learned from" in r.message for r in done.remarks)
+
+
+def shared_by_two(many):
+    """x @ w of one row a sample, then z @ w of ``many``."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["few"], "a"), helper.make_node("MatMul", ["z", "w"], ["y"], "b")]
+    proto = build(nodes, {"w": matrix()}, rows=1)
+    proto.graph.input.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [many, 256]))
+    proto.graph.output.append(helper.make_tensor_value_info("few", TensorProto.FLOAT, [None, None]))
+    return proto
+
+
+def noises(proto, result, feeds):
+    """Noise share of each output over all feeds, by name."""
+    found = {}
+    for index, output in enumerate(proto.graph.output):
+        wanted, got = (np.concatenate([run(m, f)[index] for f in feeds]) for m in (proto, result))
+        found[output.name] = np.square(wanted - got).sum() / np.square(wanted).sum()
+    return found
+
+
+def two_directions(many, count=48):
+    """x and z of few dimensions each, other ones."""
+
+    def rows(name, seed, sample):
+        basis = rng(seed).standard_normal((24, 256))
+        return (rng([sample, seed]).standard_normal((1 if name == "x" else many, 24)) @ basis).astype(np.float32)
+
+    return [{name: rows(name, seed, i) for seed, name in enumerate("xz")} for i in range(count)]
+
+
+def test_a_shared_matrix_is_rounded_for_all_its_readers():
+    proto, feeds = shared_by_two(1), two_directions(1)
+    nearest, _ = quantized(proto, "quantize_weights:rounding=nearest:activations=float", feeds[:40])
+    learned, _ = quantized(proto, "quantize_weights:activations=float", feeds[:40])
+    before, after = noises(proto, nearest, feeds[40:]), noises(proto, learned, feeds[40:])
+    assert all(after[name] < before[name] / 2 for name in before)
+
+
+def test_readers_of_a_shared_matrix_count_by_their_rows():
+    even, uneven = (shared_by_two(many) for many in (1, 256))
+    found = [
+        noises(p, quantized(p, "quantize_weights:activations=float", feeds[:40])[0], feeds[40:])
+        for p, feeds in ((even, two_directions(1)), (uneven, two_directions(256)))
+    ]
+    assert found[1]["y"] < found[0]["y"] < found[0]["few"] * 1.5
+    assert found[1]["y"] < found[1]["few"] / 4
+
+
 def test_learned_rounding_needs_data():
     with pytest.raises(UsageError, match="needs calibration data"):
         quantized(product(), "quantize_weights:rounding=learned")

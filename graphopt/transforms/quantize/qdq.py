@@ -36,8 +36,9 @@ def quantize_model(model: Model, data: Dataset, target: Target, config: QuantCon
         raise UnsupportedError(f"target {target.name}: {target.no_int8}. Leave the model in float there")
     activation, weight = target.grids(config.types, config.per_channel)
     profile = config.profile or (load_profile(target.profile) if target.profile else None)
-    reduced = config.reduced if config.reduced is not None else bool(profile and not profile.vnni)
-    settings = Settings(activation, weight, reduced and bool(target.reduced_without), weight.int_type.high < 64)
+    saturates = bool(target.reduced_without and profile and not profile.vnni)
+    reduced = not weight.int_type.floating and (saturates if config.reduced is None else config.reduced)
+    settings = Settings(activation, weight, reduced, weight.int_type.high < 64)
     wide = activation.int_type.levels > 255 and not activation.int_type.floating
     if wide:
         profile, config = None, replace(config, check=False)

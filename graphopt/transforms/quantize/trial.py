@@ -112,11 +112,14 @@ def _inner_names(model: Model) -> dict[str, str]:
 
 
 def _energies(wanted: Array, got: Array | None, inner: bool) -> tuple[float, float]:
-    """Energy of the signal and of the error; one of another shape is all error."""
-    a = np.nan_to_num(wanted.astype(np.float64))
-    b = np.nan_to_num(got.astype(np.float64)) if got is not None and got.shape == wanted.shape else np.zeros_like(a)
+    """Energy of the signal and of the error; one of another shape, or without the same infinities, is all error."""
+    a = wanted.astype(np.float64)
+    b = got.astype(np.float64) if got is not None and got.shape == wanted.shape else np.zeros_like(a)
+    endless = np.isinf(a) | np.isinf(b)
+    if (a != b)[endless].any():
+        return float(np.square(np.where(np.isfinite(a), a, 0.0)).sum()), float("inf")
+    a, b = (np.where(np.isfinite(v), v, 0.0) for v in (a, b))
     if inner and a.ndim > 1 and a.shape[-1] > 1:
         error = a - b
         return float(np.square(a).sum()), float(np.square(error - error.mean(axis=-1, keepdims=True)).sum())
     return float(np.square(a).sum()), float(np.square(a - b).sum())
-

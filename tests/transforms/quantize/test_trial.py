@@ -58,3 +58,19 @@ def test_the_same_model_has_no_noise():
     same = judge.verdict(load(model()))
     assert same == Verdict(0.0, 0.0)
     assert same.worst_db == float("inf")
+
+
+def test_infinities_count_where_they_differ_and_only_there():
+    def shifted(by):
+        proto = model(tail="Neg")
+        proto.graph.initializer[1].ClearField("float_data")
+        proto.graph.initializer[1].raw_data = np.array(by, np.float32).tobytes()
+        proto.graph.initializer[1].dims[:] = [4]
+        return proto
+
+    first = shifted([0, -np.inf, 0, 0])
+    judge = Judge(load(first), data(first, 8))
+    assert judge.verdict(load(first)) == Verdict(0.0, 0.0)
+    near = judge.verdict(load(shifted([0.01, -np.inf, 0, 0])))
+    assert 0 < near.outputs < 1e-3
+    assert judge.verdict(load(shifted([0, 0, 0, 0]))).outputs == float("inf")
