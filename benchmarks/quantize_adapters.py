@@ -137,27 +137,41 @@ def modelopt(method: str) -> Tool:
     return run
 
 
-def quark(model: Path, feeds: list[Feeds], out: Path) -> None:
-    """AMD Quark, u8 activations and s8 weights for each channel."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantType
-    from quark.onnx import ModelQuantizer
-    from quark.onnx.quantization.config import Config, get_default_config
+def quark(name: str, per_channel: bool) -> Tool:
+    """AMD Quark with one of its named configurations; ``per_channel``: s8 weights with a scale for each channel."""
 
-    chosen = get_default_config("U8S8_AAWS")
-    chosen.per_channel, chosen.weight_type = True, QuantType.QInt8
-    ModelQuantizer(Config(global_quant_config=chosen)).quantize_model(
-        str(model), str(out), reader(CalibrationDataReader, feeds)
-    )
+    def run(model: Path, feeds: list[Feeds], out: Path) -> None:
+        from onnxruntime.quantization import CalibrationDataReader
+        from quark.onnx import ModelQuantizer
+        from quark.onnx.quantization.config import Config, get_default_config
+
+        chosen = get_default_config(name)
+        chosen.per_channel = per_channel
+        quantizer = ModelQuantizer(Config(global_quant_config=chosen))
+        quantizer.quantize_model(str(model), str(out), reader(CalibrationDataReader, feeds))
+
+    return run
 
 
-def aimet(model: Path, feeds: list[Feeds], out: Path) -> None:
-    """AIMET, 8 bits, exported as Q/DQ."""
-    import onnx
-    from aimet_onnx.quantsim import QuantizationSimModel
+def aimet(equalized: bool) -> Tool:
+    """AIMET, 8 bits, batch norms folded as its guide says, and with ``equalized`` channel ranges evened out; as Q/DQ."""
 
-    sim = QuantizationSimModel(onnx.load(str(model)))
-    sim.compute_encodings(feeds)
-    onnx.save(sim.to_onnx_qdq(), str(out))
+    def run(model: Path, feeds: list[Feeds], out: Path) -> None:
+        import onnx
+        from aimet_onnx.batch_norm_fold import fold_all_batch_norms_to_weight
+        from aimet_onnx.cross_layer_equalization import equalize_model
+        from aimet_onnx.quantsim import QuantizationSimModel
+
+        loaded = onnx.load(str(model))
+        if equalized:
+            equalize_model(loaded)
+        else:
+            fold_all_batch_norms_to_weight(loaded)
+        sim = QuantizationSimModel(loaded)
+        sim.compute_encodings(feeds)
+        onnx.save(sim.to_onnx_qdq(), str(out))
+
+    return run
 
 
 TOOLS: dict[str, tuple[str, Tool]] = {
@@ -176,8 +190,11 @@ TOOLS: dict[str, tuple[str, Tool]] = {
     "neural-compressor": ("onnx_neural_compressor", neural_compressor),
     "modelopt max": ("modelopt.onnx", modelopt("max")),
     "modelopt entropy": ("modelopt.onnx", modelopt("entropy")),
-    "quark": ("quark.onnx", quark),
-    "aimet": ("aimet_onnx", aimet),
+    "quark U8S8 per-channel": ("quark.onnx", quark("U8S8_AAWS", per_channel=True)),
+    "quark cnn": ("quark.onnx", quark("INT8_CNN_DEFAULT", per_channel=False)),
+    "quark transformer": ("quark.onnx", quark("INT8_TRANSFORMER_DEFAULT", per_channel=False)),
+    "aimet": ("aimet_onnx", aimet(equalized=False)),
+    "aimet equalized": ("aimet_onnx", aimet(equalized=True)),
 }
 
 
