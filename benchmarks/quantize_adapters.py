@@ -154,7 +154,7 @@ def quark(name: str, per_channel: bool) -> Tool:
 
 
 def aimet(equalized: bool) -> Tool:
-    """AIMET, 8 bits, batch norms folded as its guide says, and with ``equalized`` channel ranges evened out; as Q/DQ."""
+    """AIMET, 8 bits, batch norms folded as its guide says, with ``equalized`` channel ranges evened out; as Q/DQ."""
 
     def run(model: Path, feeds: list[Feeds], out: Path) -> None:
         import onnx
