@@ -7,7 +7,7 @@ from typing import Literal
 from graphopt.model import Model
 from graphopt.pipeline.casting import CastConfig, run_cast
 from graphopt.pipeline.context import Context
-from graphopt.pipeline.options import Options, option
+from graphopt.pipeline.options import Options, Tunable, option
 from graphopt.pipeline.passes import Pass
 from graphopt.pipeline.values import Pattern
 from graphopt.targets.registry import get_target
@@ -21,6 +21,13 @@ class CastOptions(Options):
     keep: tuple[Pattern, ...] = option((), "These nodes stay in float32.")
     interface: bool = option(False, "Cast the model's inputs and outputs too; otherwise they keep their types.")
     headroom: float = option(2.0, "Activations may reach the type's largest value divided by this.", ge=1)
+    fidelity: float = option(
+        30.0,
+        "Least signal to noise at the outputs in dB, that nodes go back to float32 for; measured on synthetic inputs "
+        "where there is no calibration data; 0: measured only.",
+        tunable=Tunable(mild=60.0, strong=1.0, tolerance=2.0),
+        ge=0,
+    )
 
 
 class Cast(Pass[CastOptions]):
@@ -28,8 +35,9 @@ class Cast(Pass[CastOptions]):
 
     A node is cast when its operator's schema allows the type. It stays in float32 when a weight or, on calibration
     data, an activation passes the type's range, when a constant is so small that it is lost (an epsilon of 1e-12),
-    when it squares values whose squares overflow, when the target computes it badly, or when it belongs to Q/DQ. With
-    data, the loss at the outputs is measured. ``to=float32`` makes a half-precision model a float32 one.
+    when it squares values whose squares overflow, when the target computes it badly, or when it belongs to Q/DQ. The
+    loss at the outputs is measured, and the noisiest nodes go back to float32 where it is more than ``fidelity``
+    allows. ``to=float32`` makes a half-precision model a float32 one.
     """
 
     guarantee = "lossy"
@@ -45,5 +53,5 @@ class Cast(Pass[CastOptions]):
             if ctx.allow(None, "widen"):
                 ctx.count("weights in float32", widen(model))
             return
-        config = CastConfig(options.to, options.keep, options.interface, options.headroom)
+        config = CastConfig(options.to, options.keep, options.interface, options.headroom, options.fidelity)
         run_cast(model, ctx, get_target(ctx.settings.target), config)

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from graphopt.data.feeds import Dataset
-from graphopt.errors import UnsupportedError, ValidationError
+from graphopt.data.interface import read_interface
+from graphopt.errors import DataError, UnsupportedError, UsageError, ValidationError
 from graphopt.graph import subgraphs
 from graphopt.ir import Node, Tensor, constant_value
 from graphopt.model import Model
 from graphopt.pipeline.context import Context
+from graphopt.pipeline.job import JobData
+from graphopt.pipeline.job_data import synthetic_data
 from graphopt.pipeline.values import Pattern
 from graphopt.targets.base import Target
 from graphopt.transforms.quantize.casting import (
@@ -27,16 +30,21 @@ from graphopt.transforms.quantize.casting import (
 )
 from graphopt.transforms.quantize.output_noise import measured_sqnr
 from graphopt.transforms.quantize.probe import Probe, element_types, probe
+from graphopt.transforms.quantize.quiet import noisy_parts
+
+_STAND_INS = 4
 
 
 @dataclass(frozen=True)
 class CastConfig:
-    """What is wanted. ``headroom``: activations may reach the largest value over this."""
+    """What is wanted. ``headroom``: activations may reach the largest value over this. ``fidelity``: least signal to
+    noise at the outputs in dB, that nodes go back to float32 for; 0: none do."""
 
     narrow: Narrow = "float16"
     keep: tuple[Pattern, ...] = ()
     interface: bool = False
     headroom: float = 2.0
+    fidelity: float = 30.0
 
 
 def run_cast(model: Model, ctx: Context, target: Target, config: CastConfig) -> None:
@@ -44,7 +52,7 @@ def run_cast(model: Model, ctx: Context, target: Target, config: CastConfig) -> 
 
     Raises:
         UnsupportedError: the target has no kernels for the type.
-        ValidationError: outputs are not finite any more.
+        ValidationError: outputs are not finite any more, and nothing may go back to float32 (``fidelity`` 0).
     """
     if config.narrow not in target.narrow_floats:
         raise UnsupportedError(
@@ -56,13 +64,13 @@ def run_cast(model: Model, ctx: Context, target: Target, config: CastConfig) -> 
     choice = _Choice(model, ctx, target, config, {} if data is None else probe(model, data, runs=None))
     chosen = choice.nodes()
     chosen = {key: found for key, found in chosen.items() if ctx.allow(choice.by_id[key], "cast")}
+    if data is None:
+        ctx.warn(None, f"no data, so only weights were checked for the range of {config.narrow}, not activations")
+    if chosen:
+        chosen = _Trial(model, ctx, choice, data or _stand_in(model, ctx)).quiet(chosen)
     if not chosen:
         ctx.skipped(None, f"no node can be cast to {config.narrow}")
         return
-    if data is None:
-        ctx.warn(None, f"no data, so only weights were checked for the range of {config.narrow}, not activations")
-    else:
-        _validate(model, ctx, data, chosen, config)
     caster = Caster(model, config.narrow, config.interface)
     caster.cast(chosen)
     ctx.count(f"nodes in {config.narrow}", len(chosen))
@@ -93,6 +101,10 @@ class _Choice:
                 self.ctx.skipped(node, f"{node.op} stays in float32: {why}")
             elif not isinstance(found, str):
                 chosen[id(node)] = found
+        return self.joined(chosen)
+
+    def joined(self, chosen: dict[int, Ports]) -> dict[int, Ports]:
+        """Without the nodes whose cast would save nothing."""
         while lonely := [key for key in chosen if self._lonely(self.by_id[key], chosen)]:
             for key in lonely:
                 del chosen[key]
@@ -148,19 +160,64 @@ def _divides(tensor: Tensor) -> bool:
     )
 
 
-def _validate(
-    model: Model, ctx: Context, data: Dataset, chosen: Mapping[int, Ports], config: CastConfig
-) -> None:
-    clone = model.clone()
-    clone.graph.sort()
-    pairs = zip(model.graph.nodes, clone.graph.nodes, strict=True)
-    same = {id(other): chosen[id(node)] for node, other in pairs if id(node) in chosen}
-    Caster(clone, config.narrow).cast(same)
-    emulate(clone, same)
-    measured = measured_sqnr(model, clone, data)
-    if measured != measured or measured == float("-inf"):
-        raise ValidationError(
-            f"outputs are not finite in {config.narrow}; keep the nodes that overflow with keep=, or raise headroom="
+def _stand_in(model: Model, ctx: Context) -> Dataset | None:
+    """Seeded synthetic inputs; None when the model does not say enough to make some."""
+    interface = read_interface(model.stub_proto().SerializeToString())
+    try:
+        return synthetic_data(JobData(samples=_STAND_INS), interface, model, ctx.settings.seed)
+    except (UsageError, DataError):
+        return None
+
+
+class _Trial:
+    """Measures casts without kernels for the narrow type: its values are stored, and computed with in float32."""
+
+    def __init__(self, model: Model, ctx: Context, choice: _Choice, data: Dataset | None) -> None:
+        self.model, self.ctx, self.choice, self.data, self.config = model, ctx, choice, data, choice.config
+
+    def quiet(self, chosen: dict[int, Ports]) -> dict[int, Ports]:
+        """Those of ``chosen`` that together keep ``fidelity``, as measured, and what that leaves at the outputs."""
+        if self.data is None:
+            return chosen
+        measured = self._sqnr(chosen, self.data)
+        if measured < self.config.fidelity and self.config.fidelity > 0:
+            chosen = self._without_noisy(chosen, self.data, measured)
+            measured = self._sqnr(chosen, self.data) if chosen else float("inf")
+        if measured == float("-inf"):
+            raise ValidationError(
+                f"outputs are not finite in {self.config.narrow}; keep the nodes that overflow with keep=, raise "
+                "headroom=, or give a fidelity= over 0"
+            )
+        if chosen:
+            self._report(measured, self.data)
+        return chosen
+
+    def _without_noisy(self, chosen: dict[int, Ports], data: Dataset, measured: float) -> dict[int, Ports]:
+        keys = list(chosen)
+        least = self.config.fidelity
+        noisy = noisy_parts(
+            len(keys),
+            lambda parts: 10 ** (-self._sqnr({keys[i]: chosen[keys[i]] for i in parts}, data) / 10),
+            10 ** (-least / 10),
         )
-    ctx.note(None, f"the worst output keeps {measured:.1f} dB, values stored in {config.narrow}, computed in float32")
-    ctx.count("output SQNR dB", round(measured, 1))
+        was = "outputs are not finite" if measured == float("-inf") else f"outputs keep only {measured:.1f} dB"
+        for place in sorted(noisy):
+            node = self.choice.by_id[keys[place]]
+            self.ctx.skipped(node, f"{node.op} stays in float32: with it in {self.config.narrow} {was}, not {least:g}")
+        self.ctx.count("nodes back in float32", len(noisy))
+        return self.choice.joined({key: chosen[key] for place, key in enumerate(keys) if place not in noisy})
+
+    def _report(self, measured: float, data: Dataset) -> None:
+        kind = " on synthetic inputs, which prove nothing of real ones" if data.synthetic else ""
+        how = f"values stored in {self.config.narrow}, computed in float32"
+        self.ctx.note(None, f"the worst output keeps {measured:.1f} dB{kind}; {how}")
+        self.ctx.count("output SQNR dB", round(measured, 1))
+
+    def _sqnr(self, chosen: Mapping[int, Ports], data: Dataset) -> float:
+        clone = self.model.clone()
+        clone.graph.sort()
+        pairs = zip(self.model.graph.nodes, clone.graph.nodes, strict=True)
+        same = {id(other): chosen[id(node)] for node, other in pairs if id(node) in chosen}
+        Caster(clone, self.config.narrow).cast(same)
+        emulate(clone, same)
+        return measured_sqnr(self.model, clone, data)

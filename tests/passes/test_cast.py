@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from graphopt import load
 from graphopt.data.interface import read_interface
 from graphopt.data.open import open_data
-from graphopt.errors import UnsupportedError
+from graphopt.errors import UnsupportedError, ValidationError
 from graphopt.pipeline.context import Settings
 from graphopt.pipeline.job import Job, JobData, Measuring, Where
 from graphopt.pipeline.manager import PassManager
@@ -331,3 +331,46 @@ def test_back_to_float32_inside_functions_and_at_outputs_that_are_weights():
     wanted, got = (run(one, {"x": np.float16([1, -1, 0.5])}) for one in (proto, result))
     assert all(a.dtype == b.dtype == np.float16 and np.array_equal(a, b) for a, b in zip(wanted, got, strict=True))
     assert FLOAT in {t.data_type for t in result.graph.initializer}
+
+
+def cancelling():
+    """Two convolutions, with 1000 added between them and taken off again: no value is out of range, digits are lost."""
+    nodes = [
+        conv("a", "x", "c"),
+        helper.make_node("Add", ["c", "k"], ["far"], "out"),
+        helper.make_node("Sub", ["far", "k"], ["near"], "back"),
+        conv("b", "near", "y", "w2"),
+    ]
+    return build(nodes, {"w": weight(), "w2": weight(seed=1), "k": np.full((1, 8, 1, 1), 1000, np.float32)})
+
+
+@pytest.mark.parametrize("data", [[sample()] * 2, None])
+def test_nodes_that_lose_the_digits_go_back_to_float32(data):
+    result, said, done = cast(cancelling(), data=data)
+    assert "outputs keep only" in said["out"]
+    assert {"a", "b"} & set(said) == set()
+    assert sqnr(run(cancelling(), sample())[0], run(result, sample())[0]) > 30
+    assert done.passes[0].statistics["output SQNR dB"] > 30
+    notes = [r.message for r in done.passes[0].remarks if r.kind == "note"]
+    assert any("synthetic" in n for n in notes) == (data is None)
+
+
+def test_with_a_fidelity_of_nothing_the_noise_is_only_measured():
+    _, said, done = cast(cancelling(), "cast:fidelity=0", [sample()] * 2)
+    assert not said
+    assert done.passes[0].statistics["output SQNR dB"] < 30
+
+
+def test_what_overflows_on_synthetic_inputs_goes_back_to_float32():
+    nodes = [
+        conv("a", "x", "c"),
+        helper.make_node("Mul", ["c", "k"], ["far"], "out"),
+        helper.make_node("Div", ["far", "k"], ["near"], "back"),
+        conv("b", "near", "y", "w2"),
+    ]
+    proto = build(nodes, {"w": weight(), "w2": weight(seed=1), "k": np.full((1, 8, 1, 1), 6e4, np.float32)})
+    result, said, _ = cast(proto)
+    assert "outputs are not finite" in said["out"]
+    assert sqnr(run(proto, sample())[0], run(result, sample())[0]) > 30
+    with pytest.raises(ValidationError, match="not finite"):
+        cast(proto, "cast:fidelity=0")
