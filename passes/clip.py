@@ -39,7 +39,7 @@ class ClipOptions(Options):
     include: tuple[Pattern, ...] = option((), "Only weights that one of these nodes reads.")
     exclude: tuple[Pattern, ...] = option((), "No weight that one of these nodes reads.")
     recover: bool = option(
-        True, "With data, fit what is left: weights that are not zero, or with above= a factor and a bias a channel."
+        True, "With data, fit the layers again: zeros stay zero, and no weight gets over the limit of above=."
     )
 
 
@@ -50,8 +50,8 @@ class Clip(Pass[ClipOptions]):
     magnitude, or a percentile of the magnitudes). ``above`` saturates outliers at a value, a percentile of the
     magnitudes, a number of standard deviations, or (``mse``) where symmetric int8 quantization makes the smallest
     squared error. The shapes stay; ``prune:mode=exact`` afterwards removes what became all zero. With data, what the
-    clipping lost is fitted back layer by layer (see ``reconstruct``): zeros stay zero, and saturated layers only get a
-    factor and a bias a channel.
+    clipping lost is fitted back layer by layer (see ``reconstruct``): zeros stay zero, and saturated weights stay
+    within the limit that they were saturated at.
     """
 
     guarantee = "lossy"
@@ -70,13 +70,17 @@ class Clip(Pass[ClipOptions]):
         high = None if options.above is None else _limit(options.above, options.relative, "above")
         total = zeros = 0
         touched: set[str] = set()
+        limits: dict[str, Array] = {}
         for node, weight, axis in self._weights(model.graph, ctx):
             before = constant_value(weight)
             if before is None or not ctx.allow(node, "clip"):
                 continue
-            after = clipped(before, low, high, axis if options.per == "channel" else None)
+            along = axis if options.per == "channel" else None
+            after = clipped(before, low, high, along)
             total += after.size
             zeros += int((after == 0).sum())
+            if high is not None:
+                limits[weight.name] = limit_of(before, high, along)
             if np.array_equal(before, after):
                 continue
             model.graph.set_weight(weight, after)
@@ -86,7 +90,7 @@ class Clip(Pass[ClipOptions]):
         if total:
             ctx.count("sparsity", zeros / total)
         if touched and options.recover and ctx.settings.data is not None:
-            recovery = Recovery(keep_zeros=True, factors=high is not None, touched=frozenset(touched))
+            recovery = Recovery(keep_zeros=True, limits=limits, touched=frozenset(touched))
             recover(model, ctx.settings.data, ctx, recovery)
 
     def _weights(self, graph: Graph, ctx: Context) -> Iterator[tuple[Node, Tensor, int]]:
@@ -115,6 +119,14 @@ def clipped(weights: Array, low: Limit | None, high: Limit | None, axis: int | N
     moved = np.moveaxis(weights, axis, 0)
     parts = np.stack([_clip_part(part, low, high) for part in moved])
     return np.ascontiguousarray(np.moveaxis(parts, 0, axis))
+
+
+def limit_of(weights: Array, high: Limit, axis: int | None) -> Array:
+    """The magnitude that the weights are saturated at: one number, or one along ``axis`` that broadcasts to them."""
+    if axis is None:
+        return np.asarray(high(np.abs(weights)), weights.dtype)
+    parts = np.array([high(np.abs(part)) for part in np.moveaxis(weights, axis, 0)], weights.dtype)
+    return parts.reshape([-1 if i == axis else 1 for i in range(weights.ndim)])
 
 
 def output_axis(node: Node, rank: int) -> int:

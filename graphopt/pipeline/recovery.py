@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from graphopt.data.feeds import Dataset
+from graphopt.ir import Array
 from graphopt.model import Model
 from graphopt.pipeline.context import Context
 
@@ -19,8 +21,8 @@ class Recovery:
     """Settings of a recovery. ``memory`` caps stored reference values and exposed tensors, in bytes.
 
     ``threads``: of ONNX Runtime and linear algebra, by default the run's. ``match``: only match mean and standard
-    deviation of each channel. ``factors``: a factor and a bias for each channel, nothing else. ``keep_zeros``: weights
-    that are zero stay zero. ``touched`` names nodes that a pass changed in other ways than by removing input channels.
+    deviation of each channel. ``keep_zeros``: weights that are zero stay zero. ``limits``: largest magnitude that fitted
+    weights may have, by the name of the weight. ``touched`` names nodes that a pass changed in other ways than by removing input channels.
     """
 
     batch: int | None = None
@@ -28,7 +30,7 @@ class Recovery:
     memory: int = 1 << 30
     residual: bool = True
     match: bool = False
-    factors: bool = False
+    limits: Mapping[str, Array] = field(default_factory=dict)
     keep_zeros: bool = False
     touched: frozenset[str] = frozenset()
 
@@ -60,7 +62,7 @@ def recover(model: Model, data: Dataset, ctx: Context, settings: Recovery | None
         residual_targets=settings.residual and not settings.match,
         match=settings.match,
         keep_zeros=settings.keep_zeros,
-        factors=settings.factors,
+        limits=settings.limits,
     )
 
     def progress(state: Progress) -> None:

@@ -31,9 +31,13 @@ class Exposed:
         Raises:
             DataError: a value is NaN or infinite; the message names the tensor.
         """
+        return {n: _checked(v, n) for n, v in self.raw(feeds).items()}
+
+    def raw(self, feeds: Feeds) -> dict[str, Array]:
+        """The tensors' values as they are."""
         inner = [n for n in self._names if n not in self._inputs]
         found = self._session.run(feeds, inner) if inner else {}
-        return {n: _checked(found[n] if n in found else feeds[n], n) for n in self._names}
+        return {n: np.asarray(found[n] if n in found else feeds[n]) for n in self._names}
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import numpy as np
 
 from graphopt.analysis.statistics import CrossGramAccumulator
 from graphopt.ir import Array
+from graphopt.transforms.recover.bounded import Box, descend
 
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
@@ -70,46 +71,63 @@ class Fit:
     after: float
 
 
-def solve(system: System, start: Array, ridge: float, bias: bool, support: Array | None = None) -> Array:
+def solve(
+    system: System,
+    start: Array,
+    ridge: float,
+    bias: bool,
+    support: Array | None = None,
+    box: Box | None = None,
+) -> Array:
     """Minimise |X W - Y|^2 + r |W - start|^2 with r = ``ridge`` * mean diagonal of X^T X.
 
     The bias is not penalised; with ``bias`` false it keeps its start value. Weights outside of ``support`` (bool, as
-    ``start``) stay as they are. Rows and results as in ``Fit``.
+    ``start``) stay as they are; all but the bias stay inside of ``box``. Rows and results as in ``Fit``.
     """
-    import scipy.linalg
-
     fitted = start.astype(np.float64)
+    damped, left = _normal(system, fitted, ridge, bias)
     for group in range(len(fitted)):
-        gram, cross, weights = system.gram[group], system.cross[group], fitted[group]
-        sums, count = gram[-1, :-1], max(float(gram[-1, -1]), 1.0)
-        if bias:
-            inner = gram[:-1, :-1] - np.outer(sums, sums) / count
-            target = cross[:-1] - np.outer(sums, cross[-1]) / count
-        else:
-            inner = gram[:-1, :-1]
-            target = cross[:-1] - np.outer(sums, weights[-1])
-        strength = ridge * max(float(np.trace(inner)) / len(inner), 1e-12)
-        damped, left = inner + strength * np.eye(len(inner)), target - inner @ weights[:-1]
-        if support is None:
-            factor = scipy.linalg.cho_factor(damped, lower=True, check_finite=False)
-            weights[:-1] += scipy.linalg.cho_solve(factor, left, check_finite=False)
-        else:
-            weights[:-1] += _solve_within(damped, left, support[group, :-1])
-        if bias:
-            weights[-1] = (cross[-1] - sums @ weights[:-1]) / count
+        within = None if support is None else support[group, :-1]
+        fitted[group, :-1] += _solve_within(damped[group], left[group], within)
+    if box is not None:
+        fitted[:, :-1] = descend(damped, left + damped @ start[:, :-1], fitted[:, :-1], box)
+    if bias:
+        sums = system.gram[:, -1:, :-1] @ fitted[:, :-1]
+        fitted[:, -1] = (system.cross[:, -1] - sums[:, 0]) / max(system.rows, 1.0)
     return fitted
 
 
-def _solve_within(damped: Array, left: Array, support: Array) -> Array:
+def _normal(system: System, start: Array, ridge: float, bias: bool) -> tuple[Array, Array]:
+    """The damped matrix [groups, n, n] without the bias, and what is left at ``start`` [groups, n, m]."""
+    sums, inner = system.gram[:, -1, :-1], system.gram[:, :-1, :-1]
+    if bias:
+        inner = inner - sums[:, :, None] * sums[:, None] / max(system.rows, 1.0)
+        target = system.cross[:, :-1] - sums[:, :, None] * system.cross[:, -1:] / max(system.rows, 1.0)
+    else:
+        target = system.cross[:, :-1] - sums[:, :, None] * start[:, -1:]
+    strength = ridge * np.maximum(np.trace(inner, axis1=1, axis2=2) / inner.shape[1], 1e-12)
+    damped = inner + strength[:, None, None] * np.eye(inner.shape[1])
+    return damped, target - inner @ start[:, :-1]
+
+
+def _solve_within(damped: Array, left: Array, support: Array | None) -> Array:
     """Solutions, column by column, that are zero outside of the support."""
     import scipy.linalg
 
+    def solved(matrix: Array, sides: Array) -> Array:
+        factor = scipy.linalg.cho_factor(matrix, lower=True, check_finite=False)
+        return np.asarray(scipy.linalg.cho_solve(factor, sides, check_finite=False))
+
+    if support is None or support.all():
+        return solved(damped, left)
     found = np.zeros_like(left)
-    for column in range(left.shape[1]):
+    full = support.all(axis=0)
+    if full.any():
+        found[:, full] = solved(damped, left[:, full])
+    for column in np.flatnonzero(~full):
         free = np.flatnonzero(support[:, column])
         if len(free):
-            factor = scipy.linalg.cho_factor(damped[np.ix_(free, free)], lower=True, check_finite=False)
-            found[free, column] = scipy.linalg.cho_solve(factor, left[free, column], check_finite=False)
+            found[free, column] = solved(damped[np.ix_(free, free)], left[free, column])
     return found
 
 
@@ -146,11 +164,13 @@ def fit(
     ridges: Sequence[float] = RIDGES,
     refit: bool = True,
     support: Array | None = None,
+    box: Box | None = None,
 ) -> Fit:
     """Ridge least squares from ``start``; the ridge, or no fit at all, is chosen on ``held``.
 
     Candidates are ``start``, ``start`` with its bias or scale matched, and one solution for each ridge. With
-    ``refit`` the chosen one is computed again from all rows, the held-back ones included. ``support`` as in ``solve``.
+    ``refit`` the chosen one is computed again from all rows, the held-back ones included. ``support`` and ``box`` as in
+    ``solve``.
     """
     start = start.astype(np.float64)
     before = held.relative_error(start)
@@ -158,10 +178,14 @@ def fit(
     candidates: list[tuple[str, float | None, Array]] = []
     if bias:
         candidates.append(("bias", None, match_bias(system, start)))
-        candidates.append(("scale", None, match_scale(system, start)))
+        scaled = match_scale(system, start)
+        if box is not None:
+            scaled[:, :-1] = box.project(scaled[:, :-1])
+            scaled = match_bias(system, scaled)
+        candidates.append(("scale", None, scaled))
     for strength in ridges:
         try:
-            candidates.append(("least squares", strength, solve(system, start, strength, bias, support)))
+            candidates.append(("least squares", strength, solve(system, start, strength, bias, support, box)))
         except np.linalg.LinAlgError:
             continue
     for name, strength_or_none, weights in candidates:
@@ -169,7 +193,7 @@ def fit(
         if np.isfinite(error) and error < after:
             best, after, method, ridge = weights, error, name, strength_or_none
     if refit and ridge is not None:
-        best = solve(joined(system, held), start, ridge, bias, support)
+        best = solve(joined(system, held), start, ridge, bias, support, box)
     return Fit(best, method, ridge, before, after)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -52,8 +52,8 @@ class ReconstructionOptions:
     ``match``: no least squares; only mean and standard deviation of each output channel are matched, as
     recalibrating BatchNorm statistics does. ``most_features``: layers that read more only get a factor and a bias a
     channel. ``responses``: fit what comes after a layer's activation. ``chains``: fit convolutions in
-    a row together. ``keep_zeros``: weights that are zero stay zero; such fits are linear and layer by layer.
-    ``factors``: every layer only gets a factor and a bias a channel.
+    a row together. ``keep_zeros``: weights that are zero stay zero; such fits are layer by layer.
+    ``limits``: largest magnitude that fitted weights may have, by the name of the weight, broadcast to its shape.
     """
 
     match: bool = False
@@ -67,12 +67,12 @@ class ReconstructionOptions:
     responses: bool = True
     chains: bool = True
     keep_zeros: bool = False
-    factors: bool = False
+    limits: Mapping[str, Array] = field(default_factory=dict)
 
     @property
     def together(self) -> bool:
         """Whether layers are fitted together."""
-        return self.chains and not self.match and not self.keep_zeros
+        return self.chains and not self.match and not self.keep_zeros and not self.limits
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def plan(
                 jobs += [] if job is None else [job]
     if options.residual_targets:
         jobs = _residual_targets(model, jobs, origin, dirty)
-    plain = options.match or options.keep_zeros or not options.responses
+    plain = options.match or not options.responses
     return jobs if plain else _responses(model, jobs, samples, options)
 
 
@@ -169,7 +169,7 @@ def _job(
     layer: Layer, originals: Mapping[str, Tensor], origin: OriginOf, samples: int, options: ReconstructionOptions
 ) -> Job | None:
     groups, features, outputs = layer.matrix().shape
-    narrow = options.factors or features - 1 > options.most_features
+    narrow = features - 1 > options.most_features
     limited = with_limit(layer, max(1, -(-_rows(1 if narrow else features - 1, options) // samples)))
     if narrow:
         if layer.inner or not isinstance(limited.target, Channels):

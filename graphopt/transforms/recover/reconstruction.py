@@ -18,9 +18,12 @@ import numpy as np
 from graphopt.analysis.statistics import Channels, ProgressCallback, Request, collect
 from graphopt.data.feeds import Dataset, count_samples
 from graphopt.graph import subgraphs
-from graphopt.ir import Array
+from graphopt.ir import Array, Node, constant_value
 from graphopt.model import Model
 from graphopt.transforms.recover.blocks import refine_chain
+from graphopt.transforms.recover.bounded import Box
+from graphopt.transforms.recover.chain import chain_of
+from graphopt.transforms.recover.frontier import Frontier
 from graphopt.transforms.recover.least_squares import Fit, System, fit, joined, match_scale, solve
 from graphopt.transforms.recover.plan import Job, OriginOf, ReconstructionOptions, narrowed, plan
 from graphopt.transforms.recover.response_fit import advance, refine, relative_error
@@ -72,14 +75,32 @@ def reconstruct(
     jobs = plan(model, reference, origin, touched, samples, options)
     steps: list[Step] = []
     known = [*jobs, *narrowed(model, jobs, origin, samples, options)] if options.together else []
+    frontier = Frontier(model, dataset, options.batch, options.threads, options.max_memory // 4)
+    pending = _pending(jobs, known)
     for chunk in _chunks(jobs, samples, options):
         stores = _reference_rows(reference, dataset, chunk, options, progress)
         for wave in _waves(model, chunk):
+            frontier.advance(_still_open(wave, pending))
             for part in _portions(wave, samples, options):
-                steps += _fit_wave(model, dataset, part, stores, options, progress)
+                steps += _fit_wave(model, frontier, part, stores, options, progress)
             if options.together:
                 steps += _refine_chains(model, reference, dataset, wave, known, options)
     return tuple(steps)
+
+
+def _pending(jobs: Sequence[Job], known: Sequence[Job]) -> dict[int, list[Node]]:
+    """For each job, by ``id`` and in order, the nodes whose weights its fits may change."""
+    return {id(j): [j.layer.node, *(c.layer.node for c in (chain_of(j, known) if known else ()))] for j in jobs}
+
+
+def _still_open(wave: Sequence[Job], pending: dict[int, list[Node]]) -> list[Node]:
+    """Nodes that this wave and later ones may change; jobs before it are dropped from ``pending``."""
+    now = {id(j) for j in wave}
+    for key in list(pending):
+        if key in now:
+            break
+        del pending[key]
+    return [n for nodes in pending.values() for n in nodes]
 
 
 def _chunks(jobs: Sequence[Job], samples: int, options: ReconstructionOptions) -> list[list[Job]]:
@@ -137,7 +158,7 @@ def _waves(model: Model, jobs: Sequence[Job]) -> list[list[Job]]:
 
 def _fit_wave(
     model: Model,
-    dataset: Dataset,
+    frontier: Frontier,
     wave: Sequence[Job],
     stores: Mapping[int, RowStore],
     options: ReconstructionOptions,
@@ -154,7 +175,7 @@ def _fit_wave(
         kept = job.kept_bytes * len(stores[id(job)].rows)
         requests.append(Request(tensors, Against(layer.patches, stores[id(job)], groups, other, stride, kept)))
     found = collect(
-        model, dataset, requests, batch=options.batch, threads=options.threads,
+        frontier.rest(), frontier.dataset, requests, batch=options.batch, threads=options.threads,
         max_memory=options.max_memory // 2, progress=progress,
     )  # fmt: skip
     return [
@@ -220,30 +241,53 @@ def _fit_layer(model: Model, job: Job, seen: AgainstAccumulator, options: Recons
     if options.match:
         return _match_layer(model, job, joined(system, held) if held is not system else system, start)
     support = start != 0 if options.keep_zeros and not job.narrow else None
-    result = fit(system, held, start, bias=layer.has_bias, ridges=options.ridges, refit=False, support=support)
+    box = _box(job, start, support, options)
+    result = fit(
+        system, held, start, bias=layer.has_bias, ridges=options.ridges, refit=False, support=support, box=box
+    )
     if not result.after < result.before:
         return Step(layer.node.name, layer.output.name, "unchanged", result.before, result.after)
     weights = result.weights
     if result.ridge is not None and held is not system:
-        weights = solve(joined(system, held), start, result.ridge, layer.has_bias, support)
+        weights = solve(joined(system, held), start, result.ridge, layer.has_bias, support, box)
         if job.response is not None and layer.has_bias and seen.held_rows and seen.fit_rows:
-            return _fit_response(model, job, seen, result, weights)
+            return _fit_response(model, job, seen, result, weights, box)
     _assign(model, job, weights)
     method = "scale and bias" if job.narrow else result.method
     return Step(layer.node.name, layer.output.name, method, result.before, result.after, result.ridge)
 
 
-def _fit_response(model: Model, job: Job, seen: AgainstAccumulator, linear: Fit, weights: Array) -> Step:
+def _box(job: Job, start: Array, support: Array | None, options: ReconstructionOptions) -> Box | None:
+    """Between which values the weights of the layer stay; the factors of a narrow one are one."""
+    layer = job.layer
+    limit = options.limits.get(layer.weight.name)
+    values = constant_value(layer.weight)
+    weights = start[:, :-1]
+    if values is None or (limit is None and support is None):
+        return None
+    if job.narrow:
+        return None if limit is None else Box(np.ones_like(weights), np.ones_like(weights))
+    most = np.inf if limit is None else np.asarray(limit, np.float64) * abs(layer.weight_scale)
+    high = layer.to_matrix(np.broadcast_to(most, values.shape))
+    if support is None:
+        return Box(-high, high)
+    inside = support[:, :-1]
+    return Box(np.where(inside, -high, weights), np.where(inside, high, weights))
+
+
+def _fit_response(
+    model: Model, job: Job, seen: AgainstAccumulator, linear: Fit, weights: Array, box: Box | None
+) -> Step:
     """Go on behind the activation from the least squares solution; ``weights`` is that of all rows."""
     response, ridge, layer = job.response, linear.ridge, job.layer
     assert response is not None
     assert ridge is not None
     system = System.of(seen.fit)
     before = relative_error(seen.held_rows, _start(job), response)
-    found = refine(seen.fit_rows, seen.held_rows, system, linear.weights, response, ridge)
+    found = refine(seen.fit_rows, seen.held_rows, system, linear.weights, response, ridge, box)
     if found.iterations:
         rows = [*seen.fit_rows, *seen.held_rows]
-        weights = advance(rows, joined(system, System.of(seen.held)), weights, response, ridge, found.iterations)
+        weights = advance(rows, joined(system, System.of(seen.held)), weights, response, ridge, found.iterations, box)
     _assign(model, job, weights)
     method = "least squares behind the activation" if found.iterations else linear.method
     return Step(layer.node.name, layer.output.name, method, before, found.after, ridge)

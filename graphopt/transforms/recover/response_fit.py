@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.ir import Array
+from graphopt.transforms.recover.bounded import Box, descend
 from graphopt.transforms.recover.least_squares import System
 from graphopt.transforms.recover.responses import Response
 
@@ -58,15 +59,16 @@ def refine(
     start: Array,
     response: Response,
     ridge: float,
+    box: Box | None = None,
 ) -> Refined:
     """Improve ``start`` [groups, n + 1, m] behind the activation; the number of iterations is chosen on ``held``.
 
     ``system`` holds the normal equations of the rows in ``fit`` (or of more of the same kind), ``ridge`` the damping
-    relative to their mean diagonal. The bias is fitted like a weight.
+    relative to their mean diagonal. The bias is fitted like a weight; the others stay inside of ``box``.
     """
     before = relative_error(held, start, response)
     best, after, chosen = start, before, 0
-    for iteration, weights in enumerate(_iterates(fit, system, start, response, ridge), 1):
+    for iteration, weights in enumerate(_iterates(fit, system, start, response, ridge, box), 1):
         error = relative_error(held, weights, response)
         if not np.isfinite(error):
             break
@@ -78,10 +80,16 @@ def refine(
 
 
 def advance(
-    rows: Sequence[ResponseRows], system: System, start: Array, response: Response, ridge: float, iterations: int
+    rows: Sequence[ResponseRows],
+    system: System,
+    start: Array,
+    response: Response,
+    ridge: float,
+    iterations: int,
+    box: Box | None = None,
 ) -> Array:
     """The weights after a number of iterations; arguments as for ``refine``."""
-    return next(islice(_iterates(rows, system, start, response, ridge), iterations - 1, None), start)
+    return next(islice(_iterates(rows, system, start, response, ridge, box), iterations - 1, None), start)
 
 
 def relative_error(blocks: Sequence[ResponseRows], weights: Array, response: Response) -> float:
@@ -91,7 +99,12 @@ def relative_error(blocks: Sequence[ResponseRows], weights: Array, response: Res
 
 
 def _iterates(
-    rows: Sequence[ResponseRows], system: System, start: Array, response: Response, ridge: float
+    rows: Sequence[ResponseRows],
+    system: System,
+    start: Array,
+    response: Response,
+    ridge: float,
+    box: Box | None = None,
 ) -> Iterator[Array]:
     solver = _Solver(system, ridge)
     share = max(system.rows, 1.0) / max(sum(r.features.shape[1] for r in rows), 1) / response.slope
@@ -99,6 +112,7 @@ def _iterates(
     momentum = 1.0
     for _ in range(_ITERATIONS):
         moved = ahead + solver.solve(_pull(rows, ahead, response) * share)
+        moved = moved if box is None else solver.project(moved, box.with_bias())
         following = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
         ahead = moved + (momentum - 1) / following * (moved - weights)
         weights, momentum = moved, following
@@ -112,10 +126,12 @@ class _Solver:
         import scipy.linalg
 
         self._factors = []
+        self._grams = []
         for gram in system.gram:
             size = len(gram) - 1
             strength = max(ridge, 1e-6) * max(float(np.trace(gram[:-1, :-1])) / max(size, 1), 1e-12)
             damped = gram + np.diag([*[strength] * size, 1e-6 * max(float(gram[-1, -1]), 1.0)])
+            self._grams.append(damped)
             self._factors.append(scipy.linalg.cho_factor(damped, lower=True, check_finite=False))
 
     def solve(self, pull: Array) -> Array:
@@ -123,6 +139,11 @@ class _Solver:
 
         found = [scipy.linalg.cho_solve(f, p, check_finite=False) for f, p in zip(self._factors, pull, strict=True)]
         return np.stack(found)
+
+    def project(self, weights: Array, box: Box) -> Array:
+        """The nearest weights inside of the bounds, with X^T X + r as the metric."""
+        grams = np.stack(self._grams)
+        return descend(grams, grams @ weights, weights, box)
 
 
 def _left(rows: ResponseRows, weights: Array, response: Response) -> Array:
