@@ -11,6 +11,42 @@ import typer
 from graphopt.cli.console import Output
 from graphopt.errors import UsageError
 
+PassesOption: TypeAlias = Annotated[
+    str, typer.Option("--passes", help="The pipeline: prune:keep_macs=0.7,quantize", show_default=False)
+]
+OutputOption: TypeAlias = Annotated[
+    Path | None, typer.Option("-o", "--output", help="Where to write the result.", show_default=False)
+]
+MaxDropOption: TypeAlias = Annotated[
+    float | None,
+    typer.Option("--max-drop", help="Largest loss allowed, in the metric's own unit.", show_default=False),
+]
+ReportOption: TypeAlias = Annotated[
+    Path | None, typer.Option("--report", help="Folder for report.html and report.json.", show_default=False)
+]
+RecipeOption: TypeAlias = Annotated[
+    Path | None, typer.Option("--recipe", help="A TOML or YAML file with the pipeline.", show_default=False)
+]
+SetOption: TypeAlias = Annotated[
+    list[str] | None, typer.Option("--set", help="Change one option: prune.ratio=0.3", show_default=False)
+]
+DryRunOption: TypeAlias = Annotated[bool, typer.Option("--dry-run", help="Show what would run.")]
+LimitOption: TypeAlias = Annotated[
+    int | None, typer.Option("--limit", help="Apply only the first N rewrites.", show_default=False)
+]
+DumpOption: TypeAlias = Annotated[
+    Path | None, typer.Option("--dump", help="Folder for the model before and after each pass.", show_default=False)
+]
+ExternalOption: TypeAlias = Annotated[
+    str, typer.Option("--external", help="Weights of the result: auto, inline or file.")
+]
+CacheOption: TypeAlias = Annotated[
+    Path | None, typer.Option("--cache", help="Folder that keeps statistics between runs.", show_default=False)
+]
+OpsetOption: TypeAlias = Annotated[
+    int | None, typer.Option("--opset", help="Convert to this opset first.", show_default=False)
+]
+TimeOption: TypeAlias = Annotated[bool, typer.Option("--time/--no-time", help="Time the result against the input.")]
 ModelPath: TypeAlias = Annotated[Path, typer.Argument(help="An ONNX file.", show_default=False)]
 DataOption: TypeAlias = Annotated[
     str | None,
@@ -47,9 +83,9 @@ PreprocessOption: TypeAlias = Annotated[
 ]
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
 ForceOption: TypeAlias = Annotated[bool, typer.Option("--force", help="Overwrite the output.")]
-StrictOption: TypeAlias = Annotated[bool, typer.Option("--strict", help="Make warnings errors.")]
+StrictOption: TypeAlias = Annotated[bool, typer.Option("--strict", help="Make warnings errors: exit code 6.")]
 VerboseOption: TypeAlias = Annotated[int, typer.Option("-v", "--verbose", count=True, help="Say more.")]
-QuietOption: TypeAlias = Annotated[bool, typer.Option("-q", "--quiet", help="No progress and messages.")]
+QuietOption: TypeAlias = Annotated[bool, typer.Option("-q", "--quiet", help="No progress and messages; warnings stay.")]
 PluginOption: TypeAlias = Annotated[
     list[str] | None, typer.Option("--plugin", help="A file or module with passes.", show_default=False)
 ]

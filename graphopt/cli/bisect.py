@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -32,6 +33,7 @@ def bisect(
     from graphopt.pipeline.context import Settings
     from graphopt.pipeline.pipeline import Pipeline
     from graphopt.pipeline.registry import Registry
+    from graphopt.results import counted
 
     out = args.output(json, verbose, quiet)
     registry = Registry()
@@ -41,9 +43,14 @@ def bisect(
     settings = Settings(target=target, seed=seed, data=samples)
     pipeline = Pipeline.parse(passes, registry)
     result = find(load(model_file(model)), pipeline, registry, command_check(check, timeout), settings)
+    again = ["graphopt", "run", str(model), "--passes", passes, "--limit", str(result.limit)]
+    again += [word for spec in plugin or () for word in ("--plugin", spec)]
+    again += ["--target", target] if target != "ort-cpu" else []
+    again += ["--data", data] if data is not None else []
+    again += ["--seed", str(seed)] if seed else []
     out.show(
         f"rewrite {result.limit} of {result.total} breaks the check: {result.culprit}",
-        f"found in {result.runs} runs; see it with: graphopt run {model} --passes {passes!r} --limit {result.limit}",
+        f"found in {counted(result.runs, 'run')}; see it with: {shlex.join(again)} -o OUT",
         *([f"the pipeline itself failed there: {result.error}"] if result.error else []),
     )
     out.json(result)

@@ -111,7 +111,7 @@ def compared(before: Model, after: Model, feeding: Feeding, say: Callable[[str],
         with session_source(before) as one, session_source(after) as two:
             first = Session(one, config, name="the original")
             second = Session(two, config, role="result", name="the fixed model")
-            return compare(first, second, feeding.open(first.interface, 4))
+            return compare(first, second, feeding.open(first.interface, 4), score=False)
     except GraphoptError as error:
         say(f"outputs not compared: {error}")
         return None
@@ -120,14 +120,14 @@ def compared(before: Model, after: Model, feeding: Feeding, say: Callable[[str],
 def end(report: CheckReport, strict: bool) -> None:
     """Raise when the model will not run, or, with ``strict``, when anything else is wrong or could not be checked."""
     from graphopt.errors import UnsupportedError
+    from graphopt.results import counted
 
     if not report.runs:
         first = report.errors[0]
         where = f" at {first.node}" if first.node else ""
-        more = f" and {len(report.errors) - 1} more errors" if len(report.errors) > 1 else ""
+        more = f" and {counted(len(report.errors) - 1, 'more error')}" if len(report.errors) > 1 else ""
         raise UnsupportedError(f"it will not run on {report.target}:{where} {first.message}{more}")
     if strict and (report.warnings or report.not_checked):
         first_text = report.warnings[0].message if report.warnings else report.not_checked[0]
-        raise UnsupportedError(
-            f"--strict: {len(report.warnings)} warnings, {len(report.not_checked)} things not checked: {first_text}"
-        )
+        counts = f"{counted(len(report.warnings), 'warning')}, {counted(len(report.not_checked), 'thing')} not checked"
+        raise UnsupportedError(f"--strict: {counts}: {first_text}")

@@ -69,7 +69,7 @@ def compare(
     before = Session(model_file(first), config)
     after = Session(model_file(second), config)
     feeds = Feeding(data, args.parse_dims(dim), batch, samples, preprocess, seed).open(before.interface)
-    comparison = compare_models(before, after, feeds, batch=batch)
+    comparison = compare_models(before, after, feeds, batch=batch, score=eval is None)
     accuracy = evaluate(load_metric(eval), before, after, feeds, seed) if eval else comparison.accuracy
     out.show(comparison_table(comparison))
     if accuracy is not None:

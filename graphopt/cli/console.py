@@ -42,6 +42,10 @@ class Output:
         if self.verbosity >= 0:
             self.err.print(message, style=style or None, markup=False)
 
+    def warn(self, message: str) -> None:
+        """A warning on stderr, quiet or not."""
+        self.err.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
+
     @contextmanager
     def following(self) -> Iterator[Callable[[str, int, int], None]]:
         """A progress bar on stderr, as the callback ``(what, done, total)``; silent when quiet or not a terminal."""

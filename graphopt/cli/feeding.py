@@ -33,7 +33,6 @@ class Feeding:
         bound = interface.bind(dict(self.dims or {}), self.batch or (1 if interface.batch_dims() else None))
         return SyntheticDataset(bound, self.samples or synthetic_count, self.seed)
 
-
     def timed(self, interface: Interface, batch: int | None) -> tuple[Feeds, int]:
         """Feeds of one run of ``batch`` samples, and how many samples they hold. Few samples are repeated.
 

@@ -23,11 +23,15 @@ def inspect(
     from graphopt.analysis.inspection import inspect_model
     from graphopt.analysis.roofline import layer_bounds, peaks_of
     from graphopt.model import load
+    from graphopt.pipeline.registry import Registry
     from graphopt.report.inspection import heaviest_table, inspection_items, prunable_items
     from graphopt.report.roofline import bound_items
     from graphopt.targets import get_target
 
     out = args.output(json, verbose, quiet)
+    registry = Registry()
+    for spec in plugin or ():
+        registry.load_plugin(spec)
     loaded = load(model)
     dims = args.parse_dims(dim)
     found = inspect_model(loaded, dims)
@@ -42,14 +46,10 @@ def inspect(
     if units:
         from graphopt.analysis.labels import analyse
         from graphopt.pipeline.extensions import rules_of
-        from graphopt.pipeline.registry import Registry
         from graphopt.transforms.prune.inspection import prunable
         from graphopt.transforms.prune.selection_units import find_units
 
         loaded.inline_functions()
-        registry = Registry()
-        for spec in plugin or ():
-            registry.load_plugin(spec)
         found_units = prunable(find_units(analyse(loaded.graph, rules=rules_of(registry))))
         out.show(*prunable_items(found_units, None if verbose else 15))
     out.json({"model": found, "peaks": peaks, "bounds": bounds, "prunable": found_units})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -10,7 +11,7 @@ from typing import Any
 import typer
 
 import graphopt
-from graphopt.errors import GraphoptError
+from graphopt.errors import GraphoptError, PassError
 
 COMMANDS = (
     "run",
@@ -26,6 +27,7 @@ COMMANDS = (
     "export",
     "view",
 )
+_ERRNO = re.compile(r"\[(Errno|WinError) -?\d+\] ")
 
 
 def build_app() -> typer.Typer:
@@ -56,7 +58,7 @@ def main() -> None:
     try:
         build_app()()
     except GraphoptError as error:
-        _fail(str(error), error.exit_code, error if verbose else None)
+        _fail(str(error) + _hint(error, verbose), error.exit_code, error if verbose else None)
     except KeyboardInterrupt:
         _fail("interrupted", 130, None)
     except BrokenPipeError:
@@ -69,12 +71,21 @@ def main() -> None:
         _fail(f"internal error: {type(error).__name__}: {error}{hint}", 1, error if verbose else None)
 
 
+def _hint(error: GraphoptError, verbose: bool) -> str:
+    """Where to look when code of a pass went wrong, not something that graphopt found out."""
+    root: BaseException = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    crashed = isinstance(error, PassError) and not isinstance(root, GraphoptError)
+    return "\n-v shows where" if crashed and not verbose else ""
+
+
 def _fail(message: str, code: int, error: BaseException | None) -> None:
     if error is not None:
         import traceback
 
         traceback.print_exception(error, file=sys.stderr)
-    sys.stderr.write(f"graphopt: error: {message}\n")
+    sys.stderr.write(f"graphopt: error: {_ERRNO.sub('', message)}\n")
     sys.exit(code)
 
 

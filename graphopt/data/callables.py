@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,7 @@ from graphopt.data.checks import (
 from graphopt.data.feeds import Batch
 from graphopt.data.interface import Interface
 from graphopt.data.npz import as_array, check_labels
-from graphopt.errors import DataError, UsageError
+from graphopt.errors import DataError, GraphoptError, UsageError
 
 FeedSource = Iterable[Mapping[str, Any]]
 
@@ -154,12 +155,34 @@ def load_feeds(spec: str, interface: Interface) -> FeedStream:
     function = load_callable(spec, "--data")
     first = _call(function, interface, spec)
     if isinstance(first, Iterator):
-        return FeedStream(lambda: _call(function, interface, spec), interface, spec)
-    return FeedStream(lambda: first, interface, spec)
+        return FeedStream(lambda: _named(_call(function, interface, spec), spec), interface, spec)
+    return FeedStream(lambda: _named(first, spec), interface, spec)
+
+
+def _named(feeds: FeedSource, spec: str) -> Iterator[Mapping[str, Any]]:
+    """The feeds; what the user's code raises while it makes them names it."""
+    try:
+        yield from feeds
+    except GraphoptError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        raise DataError(f"--data {spec} failed while it made feeds: {_at(error)}") from error
+
+
+def _at(error: Exception) -> str:
+    """The error and the line of the user's code that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if len(frames) > 1 else ""
+    return f"{type(error).__name__}: {error}{where}"
 
 
 def _call(function: Callable[..., Any], interface: Interface, spec: str) -> FeedSource:
-    result = function(interface)
+    try:
+        result = function(interface)
+    except GraphoptError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        raise DataError(f"--data {spec} failed; it is called with the model's interface: {_at(error)}") from error
     if isinstance(result, Mapping) or not isinstance(result, Iterable):
         raise DataError(f"--data {spec} gave {type(result).__name__}; it must give a re-iterable of feeds (dicts)")
     return result

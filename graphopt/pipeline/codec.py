@@ -170,7 +170,8 @@ def _bounds(constraints: tuple[Any, ...]) -> str:
     low = found.get("ge", found.get("gt"))
     high = found.get("le", found.get("lt"))
     if low is not None and high is not None:
-        return f" from {low} to {high}"
+        start = f" from {low}" if "ge" in found else f" above {low}"
+        return f"{start} to {high}" if "le" in found else f"{start} and less than {high}"
     if low is not None:
         return f" of at least {low}" if "ge" in found else f" above {low}"
     if high is not None:

@@ -12,6 +12,7 @@ from graphopt.data.split import split
 from graphopt.data.synthetic import Bounds, SyntheticDataset
 from graphopt.model import Model
 from graphopt.pipeline.job import JobData
+from graphopt.results import counted
 
 SYNTHETIC_SAMPLES = 32
 
@@ -41,17 +42,17 @@ def open_run_data(request: JobData, interface: Interface, model: Model, seed: in
     if request.evaluation is not None:
         limit = request.samples if calibration is None else None
         scoring = opened(request.evaluation, limit)
-        words = f"{len(scoring)} samples to score"
+        words = f"{counted(len(scoring), 'sample')} to score"
         if calibration is not None:
-            words = f"{len(calibration)} samples to calibrate, {words}"
+            words = f"{counted(len(calibration), 'sample')} to calibrate, {words}"
         return RunData(calibration, scoring, words)
     if calibration is not None:
         parts = split(calibration, seed)
-        words = f"{len(parts.calibration)} samples to calibrate, {len(parts.scoring)} to score"
+        words = f"{counted(len(parts.calibration), 'sample')} to calibrate, {len(parts.scoring)} to score"
         shared = ("one sample both calibrates and scores: its figures prove little",) if parts.shared else ()
         return RunData(parts.calibration, parts.scoring, words, shared)
     synthetic = synthetic_data(request, interface, model, seed)
-    words = f"{len(synthetic)} synthetic inputs, seed {seed}"
+    words = f"{counted(len(synthetic), 'synthetic input')}, seed {seed}"
     return RunData(None, synthetic, words, ("no data: synthetic inputs prove nothing about ranges and accuracy",))
 
 

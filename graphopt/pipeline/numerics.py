@@ -40,7 +40,7 @@ class Numerics:
             except GraphoptError as error:
                 return f"numerics skipped, the model did not run before the pass: {error}"
             result = Session(two, self._config, role="result")
-            comparison = compare(reference, result, self._data)
+            comparison = compare(reference, result, self._data, score=False)
             problem = _other_type(reference, result) or excess(comparison, guarantee)
             if problem and guarantee == "equivalent":
                 noise = rounding_noise(before, self._data, self._config)
@@ -73,7 +73,7 @@ def rounding_noise(model: Model, data: Dataset, config: SessionConfig) -> dict[s
         reference = Session(source, config)
         for seed in range(_DRAWS):
             with session_source(_nudged(model, seed)) as moved:
-                noise = compare(reference, Session(moved, config), data)
+                noise = compare(reference, Session(moved, config), data, score=False)
             for output in noise.outputs:
                 if np.isfinite(output.relative_to_range):
                     worst[output.name] = max(worst.get(output.name, 0.0), output.relative_to_range)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeAlias, get_args
 
 from typing_extensions import TypeVar
 
+from graphopt.errors import UsageError
 from graphopt.model import Model
 from graphopt.pipeline.context import Context
 from graphopt.pipeline.options import Options
@@ -57,6 +58,8 @@ class Pass(ABC, Generic[OptionsT]):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if (promised := vars(cls).get("guarantee", "equivalent")) not in GUARANTEES and isinstance(promised, str):
+            raise UsageError(f"pass class {cls.__name__}: guarantee {promised!r} must be {', '.join(GUARANTEES)}")
         if "name" not in vars(cls):
             cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
         for base in vars(cls).get("__orig_bases__", ()):

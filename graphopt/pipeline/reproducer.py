@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shlex
 import shutil
 import tempfile
 import zipfile
@@ -50,10 +51,12 @@ class Reproducer(Instrument):
     """Writes a reproducer when a pass fails; a refusal (wrong usage, bad data, not supported) is no failure.
 
     ``path`` is a folder, or a file ending in ``.zip``; by default a new zip file in the working directory.
+    ``arguments`` are what ``graphopt replay`` needs beside it, as typed: plugins and data.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, arguments: str = "") -> None:
         self._path = path
+        self._arguments = arguments
         self.written: Path | None = None
 
     def on_failure(self, event: PassEvent, error: Exception) -> str:
@@ -66,8 +69,10 @@ class Reproducer(Instrument):
         except (OSError, GraphoptError) as problem:
             return f"no reproducer could be written: {problem}"
         self.written = path
-        plugin = "" if event.step.__module__.startswith("graphopt.") else " --plugin FILE"
-        return f"a reproducer is in {path}; run: graphopt replay {path}{plugin}"
+        words = self._arguments
+        if not words and not event.step.__module__.startswith("graphopt."):
+            words = "--plugin FILE"
+        return f"a reproducer is in {path}; run: graphopt replay {shlex.quote(str(path))} {words}".rstrip()
 
 
 def read_record(path: Path) -> Record:

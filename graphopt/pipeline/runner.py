@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, cast
@@ -37,7 +38,8 @@ from graphopt.pipeline.place import Place, place_of
 from graphopt.pipeline.recipe import read_recipe
 from graphopt.pipeline.registry import Registry
 from graphopt.pipeline.reproducer import Reproducer
-from graphopt.pipeline.search import search
+from graphopt.pipeline.run_warnings import warnings_of
+from graphopt.pipeline.search import open_knobs, search
 from graphopt.pipeline.stats import measure
 from graphopt.results import (
     Accuracy,
@@ -45,14 +47,14 @@ from graphopt.results import (
     LayerBound,
     ModelFile,
     NodeTime,
-    PassResult,
     PlannedPass,
     RunResult,
+    counted,
     numbered,
     timed_names,
 )
 from graphopt.runtime.compare import compare
-from graphopt.runtime.evaluate import evaluate, load_metric
+from graphopt.runtime.evaluate import check_labels, evaluate, load_metric
 from graphopt.runtime.footprint import measure_footprint
 from graphopt.runtime.materialize import session_source
 from graphopt.runtime.openvino_session import OpenVinoSession
@@ -67,12 +69,13 @@ PACKAGES = ("graphopt", "onnx", "onnxruntime", "numpy")
 
 @dataclass
 class _Bench:
-    """What a run carries along: the job, its data, its place, and the input model."""
+    """What a run carries along: the job, its data, its place, the input model, and notes on how it was searched."""
 
     job: Job
     place: Place
     data: RunData
     source: Session
+    notes: list[str] = field(default_factory=list)
 
     @property
     def config(self) -> SessionConfig:
@@ -206,7 +209,10 @@ def _open(job: Job, model: Model) -> _Bench:
     )  # fmt: skip
     if place.provider != "cpu":
         config = replace(config, cache_dir=job.cache, shapes=_shapes(job, interface, data))
-    return _Bench(job, place, data, Session(job.model, config, name=job.model.name))
+    bench = _Bench(job, place, data, Session(job.model, config, name=job.model.name))
+    if job.data.metric is None and data.scoring.labelled:
+        check_labels(bench.source, bench.batch())
+    return bench
 
 
 def _shapes(job: Job, interface: Interface, data: RunData) -> ShapeProfile:
@@ -222,11 +228,17 @@ def _transform(bench: _Bench, model: Model, pipeline: Pipeline, registry: Regist
     if calibration is None and needs:
         calibration = synthetic_data(job.data, bench.source.interface, model, job.seed)
     settings = Settings(job.where.target, job.seed, calibration, job.cache, progress, job.where.threads)
-    instruments: list[Instrument] = [Verify(Numerics(bench.data.scoring)), Reproducer()]
+    instruments: list[Instrument] = [Verify(Numerics(bench.data.scoring)), Reproducer(arguments=_replay_arguments(job))]
     if job.dump is not None:
         instruments.append(Dump(job.dump))
     manager = PassManager(registry, settings, instruments=instruments, limit=job.limit, measure=measure)
     return manager.run(model, pipeline)
+
+
+def _replay_arguments(job: Job) -> str:
+    """What ``graphopt replay`` needs beside the reproducer."""
+    words = [word for spec in job.plugins for word in ("--plugin", spec)]
+    return shlex.join([*words, *(() if job.data.calibration is None else ("--data", job.data.calibration))])
 
 
 def _searched(
@@ -241,6 +253,7 @@ def _searched(
     if calibration is None or not (calibration.labelled or metric):
         raise UsageError("--max-drop needs --data with labels, or --data with --eval, to search on")
     parts = split(calibration, bench.job.seed + 1)
+    bench.notes.extend(_search_notes(bench.job, pipeline, len(parts.scoring)))
     inner = replace(bench, data=replace(bench.data, calibration=parts.calibration, scoring=parts.scoring))
     limit = bench.job.measuring.max_drop or 0.0
 
@@ -258,18 +271,34 @@ def _searched(
     return found.best, found.pipeline, words
 
 
+def _search_notes(job: Job, pipeline: Pipeline, samples: int) -> list[str]:
+    """What limits a search under ``--max-drop``: nothing to turn, or too few samples to tell so small a drop."""
+    limit = job.measuring.max_drop or 0.0
+    notes = []
+    if not open_knobs(pipeline):
+        notes.append(f"--max-drop {limit:g} was only checked: no pass of {str(pipeline)!r} has an amount left open")
+    elif job.data.metric is None and limit * samples < 2:
+        notes.append(
+            f"--max-drop {limit:g} was searched on {counted(samples, 'sample')}, one of which is {1 / samples:.2g}: "
+            "too few to tell such a drop; give more with --data"
+        )
+    return notes
+
+
 def _over_budget(job: Job, accuracy: Accuracy | None) -> str:
     limit = job.measuring.max_drop
     if limit is None:
         return ""
     if accuracy is None:
         return "the scoring data has no labels and there is no --eval, so the drop is not known"
-    return f"the drop on the scored samples is {accuracy.drop:.4f}, over {limit:g}" if accuracy.drop > limit else ""
+    where = f"the {counted(accuracy.samples, 'scored sample')}"
+    return f"the drop on {where} is {accuracy.drop:.4f}, over {limit:g}" if accuracy.drop > limit else ""
 
 
 def _judge(bench: _Bench, after: Session) -> tuple[Comparison, Accuracy | None]:
-    comparison = compare(bench.source, after, bench.data.scoring, batch=bench.job.data.batch)
     metric = bench.job.data.metric
+    scoring, batch = bench.data.scoring, bench.job.data.batch
+    comparison = compare(bench.source, after, scoring, batch=batch, score=metric is None)
     if metric is None:
         return comparison, comparison.accuracy
     return comparison, evaluate(load_metric(metric), bench.source, after, bench.data.scoring, bench.job.seed)
@@ -299,7 +328,7 @@ def _measured(
             footprints = {n: measure_footprint(f, part.feeds, bench.config, processes=1) for n, f in files.items()}
             nodes = {n: _profiled(f, part, bench.config) for n, f in files.items()}
     bounds = _bounds(job, run.model)
-    return RunResult(
+    result = RunResult(
         input=describe_file(job.model),
         output=output,
         pipeline=pipeline,
@@ -319,9 +348,10 @@ def _measured(
         bounds=bounds,
         operators=operators(original.graph, run.model.graph),
         histograms=weight_histograms(original.graph, run.model.graph),
-        warnings=_warnings(bench, comparison, accuracy, pipeline, run.passes),
         versions={name: version(name) for name in PACKAGES},
     )
+    unscored = bench.data.scoring.labelled and job.data.metric is None
+    return replace(result, warnings=warnings_of(result, (*bench.data.warnings, *bench.notes), unscored))
 
 
 def _contender(name: str, file: Path, bench: _Bench, part: Batch) -> Contender:
@@ -346,28 +376,3 @@ def _bounds(job: Job, model: Model) -> tuple[LayerBound, ...]:
     if peaks is None or unbound_dims(model, job.data.dims):
         return ()
     return layer_bounds(model, peaks, job.data.dims)
-
-
-def _has_integers(result: PassResult) -> bool:
-    counted = ("integer kernels", "recurrent layers on integers")
-    return any(result.statistics.get(name, 0) > 0 for name in counted)
-
-
-def _warnings(
-    bench: _Bench,
-    comparison: Comparison,
-    accuracy: Accuracy | None,
-    pipeline: str,
-    passes: tuple[PassResult, ...],
-) -> tuple[str, ...]:
-    found = list(bench.data.warnings)
-    if not pipeline:
-        found.append("no passes were given (--passes or --recipe): the result is a copy of the input")
-    quantizers = [p for p in passes if p.name in ("quantize", "insert_qdq") and not _has_integers(p)]
-    found += [f"{p.name} left every layer in float; its remarks say why" for p in quantizers]
-    if accuracy is not None and accuracy.drop > 0.02:
-        found.append(f"{accuracy.metric} fell by {accuracy.drop:.4f}; recover with data, or remove less")
-    poor = [o.name for o in comparison.outputs if o.equal_share is None and o.sqnr_db < 10]
-    if accuracy is None and poor:
-        found.append(f"outputs differ strongly from the original's (SQNR under 10 dB): {', '.join(poor)}")
-    return tuple(found)

@@ -18,13 +18,21 @@ def layer_chart(layers: Sequence[LayerChange]) -> str:
     for index, layer in enumerate(layers):
         y = index * _ROW
         width = max(1.0, span * min(1.0, layer.kept))
-        text = f"{layer.kept:.0%}  {_shape(layer.before)} → {_shape(layer.after)}  {layer.precision}"
         rows.append(_label(y, layer.name))
         rows.append(f'<rect class="track" x="{_LABEL}" y="{y + 3}" width="{span}" height="13" rx="2"/>')
         kind = "int" if "int" in layer.precision else "float"
         rows.append(f'<rect class="bar {kind}" x="{_LABEL}" y="{y + 3}" width="{width:.1f}" height="13" rx="2"/>')
-        rows.append(_note(_LABEL + span + 8, y, text))
+        rows.append(_note(_LABEL + span + 8, y, _layer_words(layer)))
     return _svg(len(layers) * _ROW, rows, "Share of parameters kept by layer")
+
+
+def _layer_words(layer: LayerChange) -> str:
+    """Share kept, shape, operator where it is another one, precision."""
+    if not layer.after:
+        return f"{0:4.0%}  {_shape(layer.before)} gone"
+    change = "" if layer.after == layer.before else f" → {_shape(layer.after)}"
+    other = "" if layer.op_after in ("", layer.op) else f" {layer.op_after}"
+    return f"{layer.kept:4.0%}  {_shape(layer.before)}{change} {layer.precision}{other}"
 
 
 def latency_chart(report: TimingReport) -> str:
@@ -155,8 +163,8 @@ def _label(y: int, text: str, title: str = "") -> str:
 
 
 def _note(x: float, y: int, text: str) -> str:
-    return f'<text class="note" x="{x}" y="{y + 14}">{escape(text)}</text>'
+    return f'<text class="note" xml:space="preserve" x="{x}" y="{y + 14}">{escape(text)}</text>'
 
 
 def _shape(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape)) or "gone"
+    return "x".join(map(str, shape)) or "scalar"

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from graphopt.report.charts import bar_rows
 from graphopt.report.words import number
-from graphopt.results import Accuracy, Comparison, TensorAgreement, TensorProfile, as_json
+from graphopt.results import Accuracy, Comparison, TensorAgreement, TensorProfile, as_json, counted
 
 SHOWN = 12
 _TOP_DB = 100.0
@@ -22,7 +22,7 @@ def profile_items(profile: TensorProfile, everything: bool) -> list[RenderableTy
     """The tensors where most error is added (all of them with ``everything``), and where the models part."""
     kind = " (synthetic inputs)" if profile.synthetic else ""
     form = f", the second model {profile.note}" if profile.note else ""
-    title = f"Inner tensors on {profile.samples} samples{kind}{form}"
+    title = f"Inner tensors on {counted(profile.samples, 'sample')}{kind}{form}"
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     for name in ("tensor", "computed by", "SQNR dB", "lost dB", "max abs", "of range", "note"):
         right = name in ("SQNR dB", "lost dB", "max abs", "of range")
@@ -101,6 +101,7 @@ def write_page(
         lines=[] if profile is None else profile_lines(profile),
         chart="" if profile is None else sqnr_chart(profile),
         operators=operators,
+        counted=counted,
         style=(folder / "report.css").read_text(encoding="utf-8"),
         script=(folder / "report.js").read_text(encoding="utf-8"),
         data=json.dumps(as_json(result)).replace("</", "<\\/"),

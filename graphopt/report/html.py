@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 from graphopt.report import charts
 from graphopt.report.roofline import bound_line
 from graphopt.report.statistics import statistics_words
 from graphopt.report.timing import LEGEND, contents, speedup
 from graphopt.report.words import arrow, cpu_line, human_bytes, number, size_arrow
-from graphopt.results import RunResult, as_json
+from graphopt.results import RunResult, as_json, counted
 
+P = ParamSpec("P")
 _KERNELS = 20
 
 
@@ -23,7 +25,13 @@ def render(result: RunResult) -> str:
 
     environment = Environment(autoescape=select_autoescape(default=True), undefined=StrictUndefined, trim_blocks=True)
     environment.filters.update(number=number, bytes=human_bytes)
-    environment.globals.update(arrow=arrow, size_arrow=size_arrow, cpu_line=cpu_line, statistics_words=statistics_words)
+    environment.globals.update(
+        arrow=_printed(arrow),
+        size_arrow=_printed(size_arrow),
+        cpu_line=cpu_line,
+        counted=counted,
+        statistics_words=statistics_words,
+    )
     folder = files("graphopt.report")
     template = environment.from_string((folder / "report.html.jinja").read_text(encoding="utf-8"))
     return template.render(
@@ -40,6 +48,11 @@ def render(result: RunResult) -> str:
         figures=figures(result),
         data=json.dumps(as_json(result)).replace("</", "<\\/"),
     )
+
+
+def _printed(words: Callable[P, str]) -> Callable[P, str]:
+    """The same words with a printed arrow."""
+    return lambda *args, **kwargs: words(*args, **kwargs).replace("->", "→")
 
 
 def write(result: RunResult, folder: Path) -> Path:
@@ -60,7 +73,7 @@ def figures(result: RunResult) -> list[dict[str, str]]:
                 "Size",
                 human_bytes(result.input.bytes),
                 human_bytes(result.output.bytes),
-                f"{result.size_ratio:.2f}x",
+                f"{result.size_ratio:.2f}x the bytes",
                 "size",
             )
         )
@@ -73,7 +86,7 @@ def figures(result: RunResult) -> list[dict[str, str]]:
     if result.accuracy is not None:
         accuracy = result.accuracy
         interval = "" if accuracy.low is None else f" [{accuracy.low:+.4f}, {accuracy.high:+.4f}]"
-        words = f"{accuracy.difference:+.4f}{interval} on {accuracy.samples} samples"
+        words = f"{accuracy.difference:+.4f}{interval} on {counted(accuracy.samples, 'sample')}"
         cards.append(_card(accuracy.metric, f"{accuracy.before:.4f}", f"{accuracy.after:.4f}", words, "accuracy"))
     elif result.comparison is not None:
         worst = number(result.comparison.worst)

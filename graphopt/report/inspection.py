@@ -7,6 +7,7 @@ from rich.table import Table
 
 from graphopt.analysis.inspection import Inspection
 from graphopt.report.words import human_bytes
+from graphopt.results import counted
 from graphopt.transforms.prune.inspection import Prunable
 
 
@@ -18,7 +19,7 @@ def inspection_items(name: str, found: Inspection) -> list[RenderableType]:
     opsets = ", ".join(f"{domain} {version}" for domain, version in found.opsets.items())
     types = ", ".join(f"{count:,} {kind}" for kind, count in found.types.items())
     head = [
-        f"{name}: {found.nodes:,} nodes, {found.parameters:,} parameters, {size}, MACs {macs}",
+        f"{name}: {counted(found.nodes, 'node')}, {counted(found.parameters, 'parameter')}, {size}, MACs {macs}",
         f"opset {opsets}; IR {found.ir_version}; made by {found.producer or 'unknown'}; weights: {types or 'none'}",
         *(f"input   {line}" for line in found.inputs),
         *(f"output  {line}" for line in found.outputs),

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from graphopt.analysis.roofline import Peaks
 from graphopt.report.words import BOUND_WORDS, number
-from graphopt.results import LayerBound
+from graphopt.results import LayerBound, counted
 
 
 def bound_items(
@@ -49,7 +49,7 @@ def bound_line(bounds: Sequence[LayerBound]) -> str:
         nodes[bound_word(row)] += 1
     whole = sum(times.values())
     longest = sorted(times.items(), key=lambda item: -item[1])
-    parts = [f"{number(time)} µs by {name} ({nodes[name]} nodes)" for name, time in longest]
+    parts = [f"{number(time)} µs by {name} ({counted(nodes[name], 'node')})" for name, time in longest]
     return f"at least {number(whole)} µs a sample, before the runtime fuses nodes: {', '.join(parts)}"
 
 

@@ -10,34 +10,34 @@ from graphopt.results import PassResult
 
 _WORDS: Mapping[str, str] = MappingProxyType(
     {
-        "rounds": "{n} rounds",
-        "removed": "{n} unused nodes and weights removed",
-        "functions": "{n} functions expanded",
-        "units removed": "{n} units removed",
+        "rounds": "{n} round{s}",
+        "removed": "{n} unused node{s} and weight{s} removed",
+        "functions": "{n} function{s} expanded",
+        "units removed": "{n} unit{s} removed",
         "macs kept": "{p} of the MACs kept",
         "parameters kept": "{p} of the parameters kept",
         "prunable share of macs": "{p} of the MACs can be pruned",
         "masked error": "masked model differs by {n} at most",
-        "classes exchanged": "{n} classes proven by an exchange",
-        "inconclusive": "{n} classes not proven: no exchange moved an output",
-        "constants folded into biases": "{n} constant channels folded into biases",
+        "classes exchanged": "{n} class{es} proven by an exchange",
+        "inconclusive": "{n} class{es} not proven: no exchange moved an output",
+        "constants folded into biases": "{n} constant channel{s} folded into biases",
         "output error before recovery": "output error {n} before recovery",
         "output error after recovery": "{n} after it",
-        "layers recovered": "{n} layers recovered",
-        "weights changed": "{n} weights clipped",
+        "layers recovered": "{n} layer{s} recovered",
+        "weights changed": "{n} weight{s} clipped",
         "sparsity": "{p} of the weights are zero",
-        "weights in float32": "{n} weights widened to float32",
-        "casts put in": "{n} casts put in",
-        "tensors equalized": "channel ranges of {n} tensors evened out",
+        "weights in float32": "{n} weight{s} widened to float32",
+        "casts put in": "{n} cast{s} put in",
+        "tensors equalized": "channel ranges of {n} tensor{s} evened out",
         "pairs undone": "{n} of them undone",
-        "integer kernels": "{n} layers run on integers",
+        "integer kernels": "{n} layer{s} run on integers",
         "compute layers left in float": "{n} left in float",
-        "tensors quantized": "{n} tensors quantized",
-        "recurrent layers on integers": "{n} recurrent layers on integers",
-        "products on integers": "{n} matrix products on integers",
-        "matrices quantized": "{n} matrices quantized",
-        "weights stored as integers": "{n} weights stored as integers",
-        "bytes saved": "{n} bytes saved",
+        "tensors quantized": "{n} tensor{s} quantized",
+        "recurrent layers on integers": "{n} recurrent layer{s} on integers",
+        "products on integers": "{n} matrix product{s} on integers",
+        "matrices quantized": "{n} matri{ces} quantized",
+        "weights stored as integers": "{n} weight{s} stored as integers",
+        "bytes saved": "{n} byte{s} saved",
         "output SQNR dB": "outputs at {n} dB SQNR",
         "opset_stamp": "opset lowered",
         "ir_stamp": "IR version lowered",
@@ -62,5 +62,5 @@ def _word(name: str, value: float) -> str:
     template = _WORDS.get(name)
     if template is None:
         return f"{number(value)} x {name.replace('_', ' ')}"
-    words = template.format(n=number(value), p=f"{value:.1%}")
-    return words.replace("1 rounds", "1 round") if value == 1 else words
+    endings = {"s": "", "es": "", "ces": "x"} if value == 1 else {"s": "s", "es": "es", "ces": "ces"}
+    return template.format(n=number(value), p=f"{value:.1%}", **endings)

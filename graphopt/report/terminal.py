@@ -11,13 +11,13 @@ from graphopt.analysis.difference import Change
 from graphopt.report.statistics import statistics_words
 from graphopt.report.timing import footprint_table, layer_time_table, speedup, timing_notes, timing_table
 from graphopt.report.words import arrow, human_bytes, new_table, number, size_arrow, yes_no
-from graphopt.results import Accuracy, Comparison, PassResult, Remark, RunResult, timed_names
+from graphopt.results import Accuracy, Comparison, PassResult, Remark, RunResult, counted, timed_names
 
 
 def comparison_table(comparison: Comparison) -> Table:
     """One row per output: errors, cosine, SQNR, agreement."""
     kind = " (synthetic inputs)" if comparison.synthetic else ""
-    table = new_table(f"Outputs on {comparison.samples} samples{kind}")
+    table = new_table(f"Outputs on {counted(comparison.samples, 'sample')}{kind}")
     for title in ("output", "max abs", "mean abs", "of range", "cosine", "SQNR dB", "agreement", "note"):
         table.add_column(title, justify="left" if title in ("output", "note") else "right")
     for row in comparison.outputs:
@@ -76,7 +76,7 @@ def accuracy_line(accuracy: Accuracy) -> str:
         interval = f" [{accuracy.low:+.4f}, {accuracy.high:+.4f}]"
     return (
         f"{accuracy.metric}: {accuracy.before:.4f} -> {accuracy.after:.4f} "
-        f"(difference {accuracy.difference:+.4f}{interval}, {accuracy.samples} samples)"
+        f"(difference {accuracy.difference:+.4f}{interval}, {counted(accuracy.samples, 'sample')})"
     )
 
 
@@ -85,7 +85,7 @@ def _notes(note: str, non_finite: int, mismatches: int) -> str:
     if non_finite:
         parts.append(f"{non_finite} new NaN or Inf")
     if mismatches:
-        parts.append(f"{mismatches} runs with another shape")
+        parts.append(f"{counted(mismatches, 'run')} with another shape")
     return "; ".join(parts)
 
 
@@ -96,15 +96,21 @@ def operator_table(operators: Mapping[str, tuple[int, int]]) -> Table:
         table.add_column(title, justify="left" if title == "operator" else "right")
     for op, (before, after) in operators.items():
         table.add_row(op, f"{before:,}", f"{after:,}", f"{after - before:+,}" if after != before else "")
-    total = [sum(column) for column in zip(*operators.values(), strict=True)] or [0, 0]
+    rows = [counts for op, counts in operators.items() if op != "Constant"]
+    total = [sum(column) for column in zip(*rows, strict=True)] or [0, 0]
     table.add_section()
-    table.add_row("total", f"{total[0]:,}", f"{total[1]:,}", f"{total[1] - total[0]:+,}")
+    table.add_row(
+        "total without Constant" if "Constant" in operators else "total",
+        f"{total[0]:,}",
+        f"{total[1]:,}",
+        f"{total[1] - total[0]:+,}",
+    )
     return table
 
 
 def change_table(changes: Sequence[Change], limit: int | None = None) -> Table:
     """Structural changes, one a row."""
-    table = new_table(f"{len(changes)} changes")
+    table = new_table(counted(len(changes), "change"))
     for title in ("what", "name", "before", "after"):
         table.add_column(title, overflow="fold")
     for change in changes[:limit]:

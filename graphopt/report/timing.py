@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graphopt.report.words import BOUND_WORDS, cpu_line, human_bytes, new_table, number
-from graphopt.results import Footprint, LayerTime, NodeTime, SweepPoint, Timing, TimingReport
+from graphopt.results import Footprint, LayerTime, NodeTime, SweepPoint, Timing, TimingReport, counted
 
 _VERDICT_STYLE = {"faster": "green", "slower": "red", "same": "", "noise": "dim", "reference": ""}
 LEGEND = (
@@ -22,7 +22,7 @@ def timing_items(point: SweepPoint) -> list[RenderableType]:
     """The table of one batch size and number of threads, and what has to be said about it."""
     table = timing_table(point.timing)
     if point.batch is not None:
-        table.title = f"{table.title}, {point.batch} samples a run"
+        table.title = f"{table.title}, {counted(point.batch, 'sample')} a run"
     return [table, *timing_notes(point.timing)]
 
 
@@ -57,7 +57,7 @@ def sweep_table(points: Sequence[SweepPoint]) -> Table:
 
 def timing_table(report: TimingReport) -> Table:
     """One row per model: latency, spread, percentiles, ratio with its interval and the verdict."""
-    table = new_table(f"Latency, {report.provider}, {report.threads} thread(s) on {cpu_line(report.cpu)}")
+    table = new_table(f"Latency, {report.provider}, {counted(report.threads, 'thread')} on {cpu_line(report.cpu)}")
     for title in ("model", "median ms", "cpu ms", "spread", "p50", "p90", "p99", "samples/s", "speed-up", "verdict"):
         table.add_column(title, justify="left" if title in ("model", "verdict") else "right")
     for row in report.timings:

@@ -8,7 +8,7 @@ from graphopt.results.check import BuiltKernel, CheckReport, EngineReport, Layer
 from graphopt.results.comparison import Accuracy, Comparison, OutputComparison, TensorAgreement, TensorProfile
 from graphopt.results.layers import Bound, LayerBound, LayerChange, LayerTime, WeightHistogram
 from graphopt.results.passes import GraphStats, PassResult, PlannedPass, Remark, RemarkKind, numbered
-from graphopt.results.plain import as_json
+from graphopt.results.plain import as_json, counted
 from graphopt.results.run import ModelFile, RunResult, timed_names
 from graphopt.results.timing import (
     Availability,
@@ -58,6 +58,7 @@ __all__ = [
     "Verdict",
     "WeightHistogram",
     "as_json",
+    "counted",
     "numbered",
     "timed_names",
 ]

@@ -1,4 +1,4 @@
-"""Any result as plain dicts and lists."""
+"""Any result as plain dicts and lists, and counts in words."""
 
 from __future__ import annotations
 
@@ -19,3 +19,8 @@ def as_json(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun, which gets an s unless it is one."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -10,16 +10,21 @@ from graphopt.runtime.evaluate import TopOne
 from graphopt.runtime.session import Runner
 
 
-def compare(reference: Runner, test: Runner, data: Dataset, *, batch: int | None = None) -> Comparison:
+def compare(
+    reference: Runner, test: Runner, data: Dataset, *, batch: int | None = None, score: bool = True
+) -> Comparison:
     """Run both models on every sample and give the agreement of each output.
 
     Where the data has labels and an output fits them, top-1 accuracy of both comes with it, and the paired
-    interval of their difference. Memory does not depend on the number of samples. Raises UsageError when the
-    outputs do not correspond.
+    interval of their difference; not without ``score``. Memory does not depend on the number of samples.
+
+    Raises:
+        UsageError: the outputs do not correspond.
+        DataError: the labels are no classes of the output that they fit.
     """
     pairs = pair_outputs(reference, test)
     agreements = {name: Agreement(name) for name in pairs}
-    top_one = TopOne() if data.labelled else None
+    top_one = TopOne() if score and data.labelled else None
     samples = 0
     for part in data.iter_batches(batch):
         before = part.trim_outputs(reference.run(part.feeds))

@@ -12,7 +12,7 @@ import numpy as np
 from graphopt.data.callables import load_callable
 from graphopt.data.checks import Array
 from graphopt.data.feeds import Batch, Dataset, Feeds, count_samples
-from graphopt.errors import GraphoptError, UsageError
+from graphopt.errors import DataError, GraphoptError, UsageError
 from graphopt.results import Accuracy
 from graphopt.runtime.agreement import has_classes
 from graphopt.runtime.paired import paired_means, paired_proportions
@@ -39,9 +39,12 @@ class TopOne:
         self._output: str | None = None
 
     def add(self, labels: Array, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-        """Add one run, padding already dropped."""
-        if labels.dtype.kind not in "iub":
-            return
+        """Add one run, padding already dropped.
+
+        Raises:
+            DataError: the labels are no class numbers, or not those of the output that they fit.
+        """
+        labels = whole_labels(labels)
         if self._output is None:
             self._output = next(
                 (name for name, value in before.items() if predictions(value, labels) is not None), None
@@ -52,6 +55,7 @@ class TopOne:
         second = predictions(after[self._output], labels)
         if first is None or second is None:
             return
+        _check_classes(labels, before[self._output], self._output)
         right_before, right_after = first == labels.ravel(), second == labels.ravel()
         self._both += int(np.count_nonzero(right_before & right_after))
         self._lost += int(np.count_nonzero(right_before & ~right_after))
@@ -72,6 +76,32 @@ class TopOne:
             high=interval.high,
             samples=self._total,
             method=interval.method,
+        )
+
+
+def whole_labels(labels: Array) -> Array:
+    """Labels as integers.
+
+    Raises:
+        DataError: they are no whole numbers.
+    """
+    if labels.dtype.kind in "iub":
+        return labels
+    if labels.dtype.kind == "f" and bool((labels == np.floor(labels)).all()):
+        return labels.astype(np.int64)
+    raise DataError(
+        f"labels are {labels.dtype} and no whole numbers; top-1 accuracy needs class numbers, --eval scores others"
+    )
+
+
+def _check_classes(labels: Array, value: Any, output: str) -> None:
+    if not has_classes(value) or not labels.size:
+        return
+    low, high, classes = int(labels.min()), int(labels.max()), value.shape[-1]
+    if low < 0 or high >= classes:
+        raise DataError(
+            f"labels run from {low} to {high}, but output {output!r} has classes 0 to {classes - 1}; "
+            "count from 0, or score with --eval"
         )
 
 
@@ -96,6 +126,17 @@ def top_one(model: Runner, data: Dataset, batch: int | None = None) -> float | N
             counter.add(part.labels, outputs, outputs)
     result = counter.result()
     return None if result is None else result.before
+
+
+def check_labels(model: Runner, part: Batch) -> None:
+    """Find out on one batch whether its labels can be scored, before any long work.
+
+    Raises:
+        DataError: they are no classes of the output that they fit.
+    """
+    if part.labels is not None:
+        outputs = runner(model)(part)
+        TopOne().add(part.labels, outputs, outputs)
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def test_embedded_json_is_the_result():
 
 def test_key_figures():
     cards = {c["key"]: c for c in figures(sample_result())}
-    assert cards["size"]["words"] == "0.18x"
+    assert cards["size"]["words"] == "0.18x the bytes"
     assert cards["latency"]["words"] == "2.50x [2.40, 2.60] faster"
     assert (cards["accuracy"]["before"], cards["accuracy"]["after"]) == ("0.9340", "0.9290")
 
