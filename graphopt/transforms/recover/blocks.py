@@ -64,6 +64,8 @@ def _maps(
     None when those are too few for the chain's weights, or when they are no maps of one size with a batch.
     """
     last = chain[-1]
+    if last.elsewhere:
+        return None
     own = [chain[0].layer.data.name, *([] if last.other is None else [last.other.name])]
     first = next(iter(dataset.iter_batches(1)))
     shapes = run_shapes(model, own, first.feeds, options.threads)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 
@@ -15,34 +14,13 @@ from graphopt.model import Model
 from graphopt.transforms.recover.layers import Layer, layers_of, with_limit
 from graphopt.transforms.recover.least_squares import RIDGES
 from graphopt.transforms.recover.responses import Response, response_of
+from graphopt.transforms.recover.sources import Aim, Cut, OriginOf, Sources
 
 _LEAST_ROWS, _MOST_ROWS, _ROWS_PER_FEATURE = 16384, 65536, 32
 _MORE_ROWS = 4
 _ROW_WORK = 1e11
 _MOST_FEATURES = 6144
 _FLOAT = 4
-
-
-class SourceTensor(Protocol):
-    """Where a tensor comes from: a reference tensor, the positions kept on its axes, the factors on them."""
-
-    @property
-    def tensor(self) -> str:
-        """Name of the reference tensor."""
-        ...
-
-    @property
-    def kept(self) -> Mapping[int, Array]:
-        """Axis to the reference positions that are left."""
-        ...
-
-    @property
-    def scales(self) -> Mapping[int, Array]:
-        """Axis to one factor for each position that is left."""
-        ...
-
-
-OriginOf = Callable[[str], SourceTensor | None]
 
 
 @dataclass(frozen=True)
@@ -52,7 +30,7 @@ class ReconstructionOptions:
     ``match``: no least squares; only mean and standard deviation of each output channel are matched, as
     recalibrating BatchNorm statistics does. ``most_features``: layers that read more only get a factor and a bias a
     channel. ``responses``: fit what comes after a layer's activation. ``chains``: fit convolutions in
-    a row together. ``keep_zeros``: weights that are zero stay zero; such fits are layer by layer.
+    a row together. ``keep_zeros``: weights that are zero stay zero; such fits are linear and layer by layer.
     ``limits``: largest magnitude that fitted weights may have, by the name of the weight, broadcast to its shape.
     """
 
@@ -80,7 +58,8 @@ class Job:
     """A layer to fit, with what its targets are in the reference and in the changed model.
 
     ``narrow``: no Gram fits; its own output gets a factor and a bias a channel. ``response`` is the activation that
-    follows, ``stride`` says that every so many rows are kept for it.
+    follows, ``stride`` says that every so many rows are kept for it. ``elsewhere``: how the targets are cut on axes
+    other than that of the channels.
     """
 
     layer: Layer
@@ -92,6 +71,12 @@ class Job:
     narrow: bool = False
     response: Response | None = None
     stride: int = 1
+    elsewhere: tuple[Cut, ...] = ()
+
+    @classmethod
+    def of(cls, layer: Layer, aim: Aim, narrow: bool = False) -> Job:
+        """The job to fit ``layer`` to ``aim``."""
+        return cls(layer, aim.tensor, aim.kept, aim.scales, None, narrow=narrow, elsewhere=aim.elsewhere)
 
     @property
     def kept_bytes(self) -> int:
@@ -114,7 +99,7 @@ def plan(
     """The layers to fit, in the order of computation: those that a removed channel or a touched node reaches."""
     jobs: list[Job] = []
     dirty: set[int] = set()
-    originals = reference.graph.tensors()
+    sources = Sources(reference, origin)
     for node in model.graph.nodes:
         layers = layers_of(node)
         if not (node.name in touched or _reads_dirty(node, dirty) or any(_cut(layer, origin) for layer in layers)):
@@ -122,27 +107,33 @@ def plan(
         dirty.update(id(t) for t in node.outputs)
         for layer in layers:
             if node.name in touched or id(layer.data) in dirty or _cut(layer, origin):
-                job = _job(layer, originals, origin, samples, options)
+                job = _job(layer, sources, samples, options)
                 jobs += [] if job is None else [job]
     if options.residual_targets:
-        jobs = _residual_targets(model, jobs, origin, dirty)
+        jobs = _residual_targets(model, jobs, sources, dirty)
     plain = options.match or not options.responses
     return jobs if plain else _responses(model, jobs, samples, options)
 
 
 def narrowed(
-    model: Model, jobs: Sequence[Job], origin: OriginOf, samples: int, options: ReconstructionOptions
+    model: Model,
+    reference: Model,
+    jobs: Sequence[Job],
+    origin: OriginOf,
+    samples: int,
+    options: ReconstructionOptions,
 ) -> list[Job]:
     """Layers that only lost outputs: nothing to fit on their own, but they can be part of a chain."""
     known = {id(j.layer.node) for j in jobs}
+    sources = Sources(reference, origin)
     found = []
     for node in model.graph.nodes:
         for layer in () if id(node) in known else layers_of(node):
             if layer.inner or not isinstance(layer.target, Channels):
                 continue
-            target = _source(layer.output, layer.target.axis, origin)
-            if target is not None and target[1] is not None:
-                found.append(Job(layer, *target, other=None))
+            aim = sources.aim(layer.output, layer.target.axis)
+            if aim is not None and aim.kept is not None:
+                found.append(Job.of(layer, aim))
     return _responses(model, found, samples, options)
 
 
@@ -166,7 +157,7 @@ def _cut(layer: Layer, origin: OriginOf) -> bool:
 
 
 def _job(
-    layer: Layer, originals: Mapping[str, Tensor], origin: OriginOf, samples: int, options: ReconstructionOptions
+    layer: Layer, sources: Sources, samples: int, options: ReconstructionOptions
 ) -> Job | None:
     groups, features, outputs = layer.matrix().shape
     narrow = features - 1 > options.most_features
@@ -176,10 +167,10 @@ def _job(
             return None
         limited = replace(limited, patches=replace(limited.target, groups=groups * outputs))
     if layer.inner:
-        return _inner_job(limited, originals, origin)
+        return _inner_job(limited, sources)
     assert isinstance(layer.target, Channels)
-    target = _source(layer.output, layer.target.axis, origin)
-    return None if target is None else Job(limited, *target, other=None, narrow=narrow)
+    aim = sources.aim(layer.output, layer.target.axis)
+    return None if aim is None else Job.of(limited, aim, narrow)
 
 
 def _rows(features: int, options: ReconstructionOptions) -> int:
@@ -189,12 +180,12 @@ def _rows(features: int, options: ReconstructionOptions) -> int:
     return max(least, min(_MORE_ROWS * least, affordable))
 
 
-def _inner_job(layer: Layer, originals: Mapping[str, Tensor], origin: OriginOf) -> Job | None:
+def _inner_job(layer: Layer, sources: Sources) -> Job | None:
     """Targets of a recurrent node's product: the reference's input or hidden state times the reference's weights."""
-    data, weight = origin(layer.data.name), origin(layer.weight.name)
+    data, weight = sources.origin(layer.data.name), sources.origin(layer.weight.name)
     if data is None or weight is None or weight.scales or set(weight.kept) - {1, 2}:
         return None
-    original = originals[weight.tensor]
+    original = sources.originals[weight.tensor]
     readers = (lay for n in original.outputs if n.op == layer.node.op for lay in layers_of(n))
     first = next((lay for lay in readers if lay.half == layer.half), None)
     shape = static_shape(original)
@@ -209,22 +200,7 @@ def _inner_job(layer: Layer, originals: Mapping[str, Tensor], origin: OriginOf) 
     return Job(layer, data.tensor, kept, None, None, product)
 
 
-def _source(tensor: Tensor, axis: int, origin: OriginOf) -> tuple[str, Array | None, Array | None] | None:
-    """Reference tensor, kept channels and their scales; None when it is unknown or cut on another axis."""
-    source = origin(tensor.name)
-    if source is None:
-        return None
-    axes = set(source.kept) | set(source.scales)
-    if axis < 0 and axes:
-        rank = len(tensor.shape) if tensor.shape is not None else None
-        axis = max(axes) if rank is None else axis % rank
-    if axes - {axis}:
-        return None
-    kept, scales = source.kept.get(axis), source.scales.get(axis)
-    return source.tensor, kept, scales
-
-
-def _residual_targets(model: Model, jobs: list[Job], origin: OriginOf, dirty: set[int]) -> list[Job]:
+def _residual_targets(model: Model, jobs: list[Job], sources: Sources, dirty: set[int]) -> list[Job]:
     """Aim the last layer that feeds a residual sum at the sum."""
     outputs = {id(t) for t in model.graph.outputs}
     last: dict[int, int] = {}
@@ -238,9 +214,9 @@ def _residual_targets(model: Model, jobs: list[Job], origin: OriginOf, dirty: se
             continue
         other = next(t for t in add.inputs if t is not job.layer.output)
         assert isinstance(job.layer.target, Channels)
-        target = _source(add.outputs[0], job.layer.target.axis, origin)
-        if id(other) in dirty and target is not None and constant_value(other) is None:
-            result[index] = replace(job, source=target[0], kept=target[1], scales=target[2], other=other)
+        aim = sources.aim(add.outputs[0], job.layer.target.axis)
+        if id(other) in dirty and aim is not None and constant_value(other) is None:
+            result[index] = replace(Job.of(job.layer, aim, job.narrow), other=other)
     return result
 
 

@@ -25,9 +25,10 @@ from graphopt.transforms.recover.bounded import Box
 from graphopt.transforms.recover.chain import chain_of
 from graphopt.transforms.recover.frontier import Frontier
 from graphopt.transforms.recover.least_squares import Fit, System, fit, joined, match_scale, solve
-from graphopt.transforms.recover.plan import Job, OriginOf, ReconstructionOptions, narrowed, plan
+from graphopt.transforms.recover.plan import Job, ReconstructionOptions, narrowed, plan
 from graphopt.transforms.recover.response_fit import advance, refine, relative_error
 from graphopt.transforms.recover.rows import Against, AgainstAccumulator, KeptRows, RowStore
+from graphopt.transforms.recover.sources import OriginOf
 
 __all__ = ["JOINT", "ReconstructionOptions", "Step", "reconstruct"]
 
@@ -74,7 +75,7 @@ def reconstruct(
     samples = max(1, count_samples(dataset))
     jobs = plan(model, reference, origin, touched, samples, options)
     steps: list[Step] = []
-    known = [*jobs, *narrowed(model, jobs, origin, samples, options)] if options.together else []
+    known = [*jobs, *narrowed(model, reference, jobs, origin, samples, options)] if options.together else []
     frontier = Frontier(model, dataset, options.batch, options.threads, options.max_memory // 4)
     pending = _pending(jobs, known)
     for chunk in _chunks(jobs, samples, options):
@@ -126,7 +127,10 @@ def _reference_rows(
     progress: ProgressCallback | None,
 ) -> dict[int, RowStore]:
     requests = {
-        id(job): Request.of(job.source, KeptRows(job.layer.target, job.kept, job.scales, job.product)) for job in jobs
+        id(job): Request.of(
+            job.source, KeptRows(job.layer.target, job.kept, job.scales, job.product, job.elsewhere)
+        )
+        for job in jobs
     }
     found = collect(
         reference, dataset, requests.values(), batch=options.batch, threads=options.threads,

@@ -12,6 +12,7 @@ from graphopt.analysis.statistics.gram import grouped, selected
 from graphopt.errors import GraphoptError
 from graphopt.ir import Array
 from graphopt.transforms.recover.response_fit import ResponseRows
+from graphopt.transforms.recover.sources import Cut
 
 HELD_PERIOD = 5
 
@@ -21,13 +22,14 @@ class KeptRows:
     """Spec: keep the values of some channels at the positions that ``patches`` looks at, for every sample.
 
     With ``product`` [groups, n + 1, m] (bias last), what is kept is the values times that matrix, and ``kept`` picks
-    from its columns in each group.
+    from its columns in each group. ``elsewhere``: cuts of the tensor's other axes, made first.
     """
 
     patches: Patches
     kept: Array | None = None
     scales: Array | None = None
     product: Array | None = None
+    elsewhere: tuple[Cut, ...] = ()
 
     def create(self) -> RowStore:
         """A new store."""
@@ -47,7 +49,10 @@ class RowStore:
 
     def update(self, arrays: tuple[Array, ...], rows: Rows) -> None:
         """See ``Accumulator``."""
-        samples, ids = selected(arrays[0], rows, self.spec.patches, None)
+        array = arrays[0]
+        for cut in self.spec.elsewhere:
+            array = cut.apply(array)
+        samples, ids = selected(array, rows, self.spec.patches, None)
         for chosen, block in self.spec.patches.blocks(samples, ids):
             values = block
             if self.spec.product is not None:
