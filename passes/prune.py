@@ -10,7 +10,7 @@ from graphopt.errors import UsageError, ValidationError
 from graphopt.model import Model
 from graphopt.pipeline.context import Context
 from graphopt.pipeline.options import Options, Tunable, option
-from graphopt.pipeline.passes import Guarantee, Pass
+from graphopt.pipeline.passes import Guarantee, Pass, Requirement
 from graphopt.pipeline.values import Pattern, PatternMap
 
 if TYPE_CHECKING:
@@ -89,11 +89,15 @@ class Prune(Pass[PruneOptions]):
     """Removes channels, heads, features and hidden units, with everything that must go with them.
 
     Which positions go together is found by label propagation over the whole graph; the result is compared with the
-    unpruned graph in which the removed units are masked.
+    unpruned graph in which the removed units are masked. Layers that hold integers lose units too, but nothing can be
+    recovered in them: without an amount, a quantized model loses only what changes nothing.
     """
 
     guarantee = "lossy"
-    requires = frozenset({"float"})
+
+    def requirements(self) -> frozenset[Requirement]:
+        """Float layers, to recover in; exact mode has nothing to recover."""
+        return frozenset() if self.options.mode == "exact" else frozenset({"float"})
 
     def effective_guarantee(self) -> Guarantee:
         """Equivalent in exact mode."""
@@ -118,7 +122,7 @@ class Prune(Pass[PruneOptions]):
                 ctx.warn(None, f"kept as they are: {', '.join(sorted(t.name for t in conflict.tensors))}: {conflict}")
             else:
                 return
-        raise ValidationError(f"prune: {len(frozen)} tensors have extents that cannot be followed; exclude their nodes")
+        raise ValidationError(f"{len(frozen)} tensors have extents that cannot be followed; exclude their nodes")
 
     def _prune(self, model: Model, ctx: Context, frozen: dict[str, str]) -> None:
         from graphopt.pipeline import proof
@@ -182,7 +186,7 @@ class Prune(Pass[PruneOptions]):
         if before is not None:
             ctx.note(None, "channel shuffles became Gather nodes, so that any channels may go")
             if self.options.verify and not identical(original, model, self._feeds(coupling, ctx)):
-                raise ValidationError("prune: rewriting the channel shuffles changed the outputs; please report it")
+                raise ValidationError("rewriting the channel shuffles changed the outputs; please report it")
         return coupling, before
 
     def _recover(self, model: Model, ctx: Context) -> None:
@@ -221,9 +225,17 @@ class Prune(Pass[PruneOptions]):
         if options.mode == "exact":
             return self._exact(model, units, ctx)
         amounts = (options.ratio, options.keep_macs, options.keep_params, options.keep_bytes, options.threshold)
-        if ctx.settings.data is None and not len(options.ratios) and all(a is None for a in amounts):
-            ctx.note(None, "no amount and no calibration data: only what provably changes nothing is removed")
+        fixed = _integer_layers(model)
+        if (ctx.settings.data is None or fixed) and not len(options.ratios) and all(a is None for a in amounts):
+            why = f"no amount, and layers of integers ({fixed})" if fixed else "no amount and no calibration data"
+            ctx.note(None, f"{why}: only what provably changes nothing is removed")
             return self._exact(model, units, ctx)
+        if fixed:
+            ctx.warn(
+                None,
+                f"layers that hold integers ({fixed}) cannot make up for removed units; where you have the float "
+                "model, prune that and quantize it then",
+            )
         return self._choose_amount(model, units, ctx), None
 
     def _choose_amount(self, model: Model, units: Units, ctx: Context) -> KeepSet:
@@ -239,11 +251,11 @@ class Prune(Pass[PruneOptions]):
         ]
         given = [(kind, share) for kind, share in budgets if share is not None]
         if len(given) + (options.ratio is not None) > 1:
-            raise UsageError("prune: give one of ratio, keep_macs, keep_params, keep_bytes")
+            raise UsageError("give one of ratio, keep_macs, keep_params, keep_bytes")
         if not given and options.ratio is None and not len(options.ratios):
             ctx.note(None, f"no amount given: {DEFAULT_MACS:.0%} of the MACs are kept")
             given = [("macs", DEFAULT_MACS)]
-        if given and self._criterion(ctx) == "recovery":
+        if given and self._criterion(model, ctx) == "recovery":
             return self._by_recovery(model, units, policy, given[0][0], given[0][1], ctx)
         scores = self._scores(model, units, policy, ctx)
         if given:
@@ -275,7 +287,7 @@ class Prune(Pass[PruneOptions]):
         from graphopt.transforms.prune.activations import ActivationStatistics
         from graphopt.transforms.prune.criteria import CRITERIA, score, score_all
 
-        name = self._criterion(ctx)
+        name = self._criterion(model, ctx)
         seed = int(ctx.rng().integers(1 << 31))
         if name != "recovery":
             data = ctx.settings.data
@@ -289,14 +301,14 @@ class Prune(Pass[PruneOptions]):
         others = score(units, CRITERIA["l1"], self.options.reduction, None, seed)
         return recovery_scores(model, units, policy, self._data(ctx), others)
 
-    def _criterion(self, ctx: Context) -> str:
+    def _criterion(self, model: Model, ctx: Context) -> str:
         if self.options.criterion == "auto":
-            return "l1" if ctx.settings.data is None else "recovery"
+            return "l1" if ctx.settings.data is None or _integer_layers(model) else "recovery"
         return self.options.criterion
 
     def _data(self, ctx: Context) -> Dataset:
         if ctx.settings.data is None:
-            raise UsageError("prune: criterion recovery needs calibration data; give --data or choose l1")
+            raise UsageError("criterion recovery needs calibration data; give --data or choose l1")
         return ctx.settings.data
 
     def _by_recovery(
@@ -316,7 +328,7 @@ class Prune(Pass[PruneOptions]):
         options = self.options
         align = get_target(ctx.settings.target).alignment(ctx.precision) if options.align == "auto" else options.align
         if align < 1:
-            raise UsageError(f"prune: align must be at least 1, not {align}")
+            raise UsageError(f"align must be at least 1, not {align}")
         return Policy(
             ratio=options.ratio or 0.0,
             ratios=options.ratios,
@@ -340,6 +352,16 @@ class Prune(Pass[PruneOptions]):
             if batch is not None:
                 return dict(batch.feeds)
         return seeded_feeds(coupling.graph, coupling.facts, ctx.settings.seed)
+
+
+def _integer_layers(model: Model) -> int:
+    """How many weighted layers read integers or Q/DQ, whose weights no least squares can change."""
+    from graphopt.analysis.layers import weighted_nodes
+    from graphopt.analysis.stored_weights import stored_precision
+
+    found = list(weighted_nodes(model.graph))
+    behind = [n for n, _ in found if len(n.inputs) > 1 and any(m.is_op("DequantizeLinear") for m in n.inputs[1].inputs)]
+    return len({id(n) for n in behind} | {id(n) for n, w in found if "int" in stored_precision(n, w)})
 
 
 def _record_origins(coupling: Coupling, keep: KeepSet, ctx: Context) -> None:

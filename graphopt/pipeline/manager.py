@@ -323,6 +323,6 @@ def _named(name: str, error: Exception, more: Sequence[str]) -> GraphoptError:
     if isinstance(error, GraphoptError):
         named = type(error).__new__(type(error))
         vars(named).update(vars(error))
-        named.args = ("\n".join([f"pass {name!r}: {error}", *more]),)
+        named.args = ("\n".join([f"pass {name!r}: {str(error).removeprefix(f'{name}: ')}", *more]),)
         return named
     return PassError("\n".join([f"pass {name!r} failed: {type(error).__name__}: {error}", *more]))

@@ -35,7 +35,7 @@ def masked(
     ctx.count("inconclusive", len(found.inconclusive))
     if not found.passed:
         raise ValidationError(
-            f"prune: the result differs from the masked model by {max(found.error, found.probe_error):.2e} of the "
+            f"the result differs from the masked model by {max(found.error, found.probe_error):.2e} of the "
             f"output range (allowed {found.tolerance:.0e}); this is a bug in an operator's rule, please report it"
         )
     if found.ill_conditioned:
@@ -69,7 +69,7 @@ def unchanged(original: Model, model: Model, feeds: dict[str, Array], ctx: Conte
         return
     if error > TOLERANCE:
         raise ValidationError(
-            f"prune: exact mode changed outputs by {error:.1e} of their range (allowed {TOLERANCE:.0e}); "
+            f"exact mode changed outputs by {error:.1e} of their range (allowed {TOLERANCE:.0e}); "
             "please report it"
         )
     ctx.note(None, f"outputs are those of the model before: difference {error:.1e} of their range")

@@ -153,3 +153,37 @@ def test_an_attempt_that_is_given_up_leaves_no_remarks_and_counts(monkeypatch: p
     assert len(attempts) == 2
     assert [r.message for r in result.remarks if r.kind == "did"] == ["8 of 16 units removed"]
     assert result.statistics["prunable share of macs"] <= 1
+
+
+INTEGERS = """(float[1,3,6,6] x, int8[8,3,3,3] w1, float[8] bv, int8[4,8,1,1] w2, float[4] bv2) => (float y)
+    <float s = {0.05}, uint8 z = {128}> {
+    d = DequantizeLinear<axis=0>(w1, bv) a = Conv(x, d) q = QuantizeLinear(a, s, z) e = DequantizeLinear(q, s, z)
+    v = DequantizeLinear<axis=0>(w2, bv2) y = Conv(e, v) }"""
+
+
+@pytest.mark.parametrize("samples", [0, 8])
+def test_a_quantized_model_loses_nothing_unless_an_amount_is_given(samples) -> None:
+    from graphopt.data.interface import read_interface
+    from graphopt.data.open import open_data
+
+    def done(text):
+        model, registry = tiny(INTEGERS), Registry()
+        images = np.random.default_rng(0).standard_normal((samples, 1, 3, 6, 6)).astype(np.float32)
+        data = open_data([{"x": x} for x in images], read_interface(model.serialize())) if samples else None
+        return model, PassManager(registry, Settings(data=data)).run(model, Pipeline.parse(text, registry)).passes[0]
+
+    model, result = done("prune")
+    assert {c.shape[0] for c in model.graph.initializers if c.dtype == np.int8} == {8, 4}
+    assert any("layers of integers (2): only what provably changes nothing" in r.message for r in result.remarks)
+    for text in ("prune:ratio=0.5:align=1", "prune:keep_macs=0.6:align=1"):
+        model, result = done(text)
+        assert {c.shape[0] for c in model.graph.initializers if c.dtype == np.int8} == {4}
+        assert result.statistics["masked error"] <= 1e-5
+        assert any(r.kind == "warning" and "prune that and quantize it then" in r.message for r in result.remarks)
+
+
+def test_in_a_pipeline_only_exact_pruning_may_follow_quantize() -> None:
+    registry = Registry()
+    with pytest.raises(UsageError, match="move it before quantize_weights"):
+        PassManager(registry, Settings()).plan(Pipeline.parse("quantize_weights,prune", registry))
+    PassManager(registry, Settings()).plan(Pipeline.parse("quantize_weights,prune:mode=exact", registry))

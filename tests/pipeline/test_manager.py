@@ -89,6 +89,18 @@ def test_a_failing_pass_leaves_the_model_as_it_was(model, registry, text, error,
     verify(model.graph)
 
 
+def test_a_pass_that_names_itself_is_named_once(model, registry) -> None:
+    class Shy(Pass):
+        """Refuses."""
+
+        def run(self, model, ctx) -> None:
+            raise UsageError("shy: not today")
+
+    registry.passes.add("shy", Shy)
+    with pytest.raises(UsageError, match=r"^pass 'shy': not today$"):
+        run(model, registry, "shy")
+
+
 def test_earlier_passes_stand_when_a_later_one_fails(model, registry) -> None:
     with pytest.raises(PassError):
         run(model, registry, "tidy,crash")
