@@ -97,7 +97,12 @@ def compensated(consumer: Consumer, removed: Array, damping: float = DAMPING) ->
 
 
 class _State:
-    """The inverse Hessian and the compensated weights of one layer while units go."""
+    """The inverse Hessian and the compensated weights of one layer while units go.
+
+    Only the blocks of the inverse that scores need are kept up to date: the rest waits until ``_WAITING`` columns have
+    gone, for one large product then (lazy batches, as in GPTQ, Frantar et al. 2023). Features that have gone are
+    dropped by then; ``place`` says in which row a feature is, or -1.
+    """
 
     def __init__(self, consumer: Consumer, damping: float, units: int) -> None:
         import scipy.linalg
@@ -113,6 +118,13 @@ class _State:
                 damping = max(10 * damping, 1e-6)
         self.inverse = scipy.linalg.cho_solve(factor, np.eye(len(damped)), check_finite=False)
         self.weights = consumer.weights.astype(np.float64)
+        self.place = np.arange(len(damped))
+        self.alive = np.ones(len(damped), bool)
+        self.waiting = 0
+        self.left = np.empty((len(damped), _WAITING + consumer.blocks.shape[1]))
+        self.right = np.empty(self.left.shape[::-1])
+        blocks = consumer.blocks
+        self.inner = self.inverse[blocks[:, :, None], blocks[:, None, :]]
         numbers = np.arange(units) if consumer.units is None else consumer.units
         self.rows = np.full(units, -1)
         self.rows[numbers] = np.arange(len(numbers))
@@ -123,10 +135,10 @@ class _State:
         """Cost of each unit, [units]; of removed ones meaningless."""
         scores = np.zeros(len(alive))
         living = np.flatnonzero(alive & (self.rows >= 0))
-        blocks = self.blocks[self.rows[living]]
-        inner = self.inverse[blocks[:, :, None], blocks[:, None, :]]
-        weights = self.weights[blocks]
-        solved = np.linalg.solve(inner + _EPSILON * np.eye(inner.shape[-1]), weights)
+        inner = self.inner[self.rows[living]]
+        weights = self.weights[self.place[self.blocks[self.rows[living]]]]
+        damped = inner + _EPSILON * np.eye(inner.shape[-1])
+        solved = weights / damped if damped.shape[-1] == 1 else np.linalg.solve(damped, weights)
         scores[living] = (weights * solved).sum(axis=(1, 2)) / self.scale
         return scores
 
@@ -135,18 +147,41 @@ class _State:
         if self.rows[unit] < 0:
             return 0.0
         block = self.blocks[self.rows[unit]]
-        inner = self.inverse[np.ix_(block, block)] + _EPSILON * np.eye(len(block))
-        columns = self.inverse[:, block]
-        solved = np.linalg.solve(inner, np.concatenate([self.weights[block], columns.T], axis=1))
+        own = self.place[block]
+        columns = self.inverse[:, own] - self.left[:, : self.waiting] @ self.right[: self.waiting, own]
+        inner = columns[own] + _EPSILON * np.eye(len(block))
+        solved = np.linalg.solve(inner, np.concatenate([self.weights[own], columns.T], axis=1))
         width = self.weights.shape[1]
-        cost = float((self.weights[block] * solved[:, :width]).sum()) / self.scale
+        cost = float((self.weights[own] * solved[:, :width]).sum()) / self.scale
         self.weights -= columns @ solved[:, :width]
-        self.inverse -= columns @ solved[:, width:]
-        self.weights[block] = 0.0
+        self.weights[own] = 0.0
+        self._forget(block, columns, solved[:, width:])
         return cost
+
+    def _forget(self, block: Array, columns: Array, solved: Array) -> None:
+        """Take ``columns`` times ``solved`` from the inverse: at once from the blocks that scores need, else later."""
+        self.alive[block] = False
+        units = np.flatnonzero(self.alive[self.blocks[:, 0]])
+        places = self.place[self.blocks[units]]
+        self.inner[units] -= columns[places] @ solved.T[places].swapaxes(1, 2)
+        new = slice(self.waiting, self.waiting + len(block))
+        self.left[:, new], self.right[new] = columns, solved
+        self.waiting = new.stop
+        if self.waiting < _WAITING:
+            return
+        kept = np.flatnonzero(self.alive)
+        inside = self.place[kept]
+        product = self.left[inside, : self.waiting] @ self.right[: self.waiting, inside]
+        self.inverse = self.inverse[np.ix_(inside, inside)] - product
+        self.weights = self.weights[inside]
+        self.place[:] = -1
+        self.place[kept] = np.arange(len(kept))
+        self.left, self.right = self.left[: len(kept)], self.right[:, : len(kept)]
+        self.waiting = 0
 
 
 _EPSILON = 1e-14
+_WAITING = 64
 
 
 def _damped(gram: Array, damping: float) -> Array:

@@ -97,3 +97,22 @@ def test_greedy_is_near_the_best_subset():
     found = eliminate([layer], damping=1e-12)
     best = min(true_error(layer.gram, layer.weights, list(s)) for s in itertools.combinations(range(7), 3))
     assert found.errors[3] <= 2 * best
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_every_width_costs_what_removing_these_units_at_once_costs(size):
+    """More features than are gathered before the inverse is brought up to date."""
+    rng = np.random.default_rng(size)
+    units = 150 // size
+    rows = rng.standard_normal((400, units * size)) @ (
+        np.eye(units * size) + 0.1 * rng.standard_normal((units * size,) * 2)
+    )
+    blocks = rng.permutation(units * size).reshape(units, size)
+    consumer = Consumer(rows.T @ rows, rng.standard_normal((units * size, 5)), blocks)
+    found = eliminate([consumer], damping=1e-13)
+    for removed in (1, units // 3, units - 2):
+        gone = blocks[found.order[:removed]].reshape(-1)
+        kept = np.setdiff1d(np.arange(units * size), gone)
+        wanted = rows[:, gone] @ consumer.weights[gone]
+        left = wanted - rows[:, kept] @ np.linalg.lstsq(rows[:, kept], wanted, rcond=None)[0]
+        assert np.isclose(found.errors[removed], np.square(left).sum(), rtol=1e-4)
