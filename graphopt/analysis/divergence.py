@@ -10,7 +10,7 @@ import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,11 +18,12 @@ import numpy as np
 import onnx
 
 from graphopt.analysis.channel_factors import ChannelFactors
-from graphopt.analysis.pairing import Pair, Probe, aliases_of, pair_tensors
+from graphopt.analysis.inner_tensors import Inner, lift_inner
+from graphopt.analysis.pairing import Aliases, Pair, Probe, aliases_of, pair_tensors
 from graphopt.data.checks import is_float
 from graphopt.data.feeds import Dataset, Feeds
 from graphopt.errors import GraphoptError
-from graphopt.ir import Variable
+from graphopt.ir import Array, Variable, subgraphs
 from graphopt.model import Model, load
 from graphopt.results import OutputComparison, TensorAgreement, TensorProfile
 from graphopt.runtime.agreement import Agreement
@@ -49,18 +50,22 @@ class ProfileConfig:
         optimized: look at what ONNX Runtime's graph optimizations make of the second model.
         batch: samples a run.
         threads: threads inside one operator.
+        kept: for tensors of the reference that were cut in the second model, by axis, the positions that are left.
     """
 
     threshold_db: float | None = None
     optimized: bool = False
     batch: int = 1
     threads: int = 1
+    kept: Mapping[str, Mapping[int, Array]] = field(default_factory=dict)
 
 
 def tensor_profile(reference: Model, test: Model, data: Dataset, config: ProfileConfig | None = None) -> TensorProfile:
     """Agreement of each inner tensor over all samples. Memory does not grow with the samples.
 
-    Only tensors of the main graphs are looked at; local functions are expanded in copies.
+    Local functions are expanded in copies. Tensors inside Loop, Scan and If are looked at where the runtime can show
+    them (``note`` says where it cannot): those of the first iteration, since later ones start from what already
+    differs.
 
     Raises:
         GraphoptError: a model does not run, or the data does not fit.
@@ -77,23 +82,45 @@ def tensor_profile(reference: Model, test: Model, data: Dataset, config: Profile
             note = "as ONNX Runtime optimizes it"
         except GraphoptError as error:
             note = f"without the runtime's optimizations ({error})"
-    pairs = pair_tensors(one.graph, two.graph, aliases)
-    figures: dict[int, _Figures] = {}
-    samples = 0
-    for start in range(0, len(pairs), AT_ONCE):
-        part = range(start, min(start + AT_ONCE, len(pairs)))
-        samples, found = _measure(one, two, [pairs[i] for i in part], data, config)
-        figures.update(zip(part, found, strict=True))
-    rows = _rows(pairs, figures, threshold)
-    computed = sum(1 for n in one.graph.nodes if n.op != "Constant" for t in n.outputs if not t.is_empty())
+    try:
+        pairs, figures, samples = _figures(one, two, aliases, data, config)
+    except GraphoptError as error:
+        if not any(subgraphs(n) for n in (*one.graph.nodes, *two.graph.nodes)):
+            raise
+        note = f"{note + '; ' if note else ''}tensors inside its bodies could not be shown ({error})"
+        pairs, figures, samples = _figures(one, two, aliases, data, config, inside=False)
+    computed = sum(1 for n in one.graph.walk() if n.op != "Constant" for t in n.outputs if not t.is_empty())
     return TensorProfile(
-        tensors=rows,
+        tensors=_rows(pairs, figures, threshold),
         threshold_db=threshold,
         samples=samples,
         synthetic=data.synthetic,
         computed=computed,
         note=note,
     )
+
+
+def _figures(
+    one: Model, two: Model, aliases: Aliases, data: Dataset, config: ProfileConfig, inside: bool = True
+) -> tuple[Sequence[Pair], dict[int, _Figures], int]:
+    """The pairs of tensors, their figures by place, and the samples; with those ``inside`` bodies, or without."""
+    shown = [one.clone(), two.clone()]
+    inner = [lift_inner(model) if inside else {} for model in shown]
+    found = pair_tensors(shown[0].graph, shown[1].graph, aliases, inner[0])
+    pairs = [replace(p, reference=_placed(p.reference, inner[0]), test=_placed(p.test, inner[1])) for p in found]
+    figures: dict[int, _Figures] = {}
+    samples = 0
+    for start in range(0, len(pairs), AT_ONCE):
+        part = range(start, min(start + AT_ONCE, len(pairs)))
+        samples, measured = _measure(one, two, [pairs[i] for i in part], data, config)
+        figures.update(zip(part, measured, strict=True))
+    return pairs, figures, samples
+
+
+def _placed(probe: Probe, inner: Mapping[str, Inner]) -> Probe:
+    """A probe of a tensor inside a body names the node of the body."""
+    own = inner.get(probe.tensor)
+    return probe if own is None else replace(probe, node=own.node, op=own.op, stacked=own.stacked)
 
 
 def _expanded(model: Model) -> Model:
@@ -142,17 +169,30 @@ def _measure(
             after = part.trim_outputs(_run(second, [p.test for p in pairs], part.feeds))
             samples += part.valid
             for pair, agreement, scaling in zip(pairs, agreements, factors, strict=True):
-                one_value, two_value = before.get(pair.reference.tensor), after.get(pair.test.tensor)
+                two_value = after.get(pair.test.tensor)
+                one_value = _cut(before.get(pair.reference.tensor), two_value, config.kept.get(pair.reference.tensor))
                 agreement.add(one_value, two_value)
                 if isinstance(one_value, np.ndarray) and isinstance(two_value, np.ndarray):
                     scaling.add(one_value, two_value)
     return samples, [(a.result(), f) for a, f in zip(agreements, factors, strict=True)]
 
 
+def _cut(value: Any, other: Any, kept: Mapping[int, Array] | None) -> Any:
+    """A value of the reference at the positions that are left, where the other one was cut."""
+    if not kept or not isinstance(value, np.ndarray) or not isinstance(other, np.ndarray) or value.shape == other.shape:
+        return value
+    cut = value
+    for axis, positions in kept.items():
+        if axis < cut.ndim and len(positions) and cut.shape[axis] > int(positions[-1]):
+            cut = np.take(cut, positions, axis)
+    return cut if cut.shape == other.shape else value
+
+
 @contextmanager
 def _exposed(model: Model, probes: Sequence[Probe], threads: int) -> Iterator[Session]:
     """A session whose outputs are the probed tensors."""
     clone = model.clone()
+    lift_inner(clone, {p.tensor for p in probes})
     graph = clone.graph
     tensors = graph.tensors()
     ends = {id(t) for t in (*graph.inputs, *graph.outputs)}
@@ -179,6 +219,8 @@ def _run(session: Session, probes: Sequence[Probe], feeds: Feeds) -> dict[str, A
     values: dict[str, Any] = {}
     for probe in probes:
         value = found[probe.tensor] if probe.tensor in found else feeds[probe.tensor]
+        if probe.stacked and isinstance(value, np.ndarray) and len(value):
+            value = value[0]
         if probe.grid is not None and isinstance(value, np.ndarray) and value.dtype.kind in "iu":
             value = probe.grid.values(value)
         elif isinstance(value, np.ndarray) and is_float(value.dtype):

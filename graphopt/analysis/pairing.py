@@ -8,7 +8,7 @@ the operator (QLinearConv counts as Conv) and the matched values that it reads.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeAlias
@@ -50,12 +50,16 @@ class IntegerGrid:
 
 @dataclass(frozen=True)
 class Probe:
-    """A tensor to look at, the node that computes its value, and the grid where it is stored as integers."""
+    """A tensor to look at, the node that computes its value, and the grid where it is stored as integers.
+
+    ``stacked``: it holds the values of all iterations of a loop, and the first counts.
+    """
 
     tensor: str
     node: str
     op: str
     grid: IntegerGrid | None = None
+    stacked: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,18 +89,21 @@ class _Value:
 Aliases: TypeAlias = Mapping[str, Sequence[str]]
 
 
-def pair_tensors(reference: Graph, test: Graph, aliases: Aliases | None = None) -> tuple[Pair, ...]:
+def pair_tensors(
+    reference: Graph, test: Graph, aliases: Aliases | None = None, first: Container[str] = ()
+) -> tuple[Pair, ...]:
     """The values that both main graphs compute, in the reference's order of computation.
 
+    ``first`` names tensors of the reference that come before the other outputs of their node: those inside it.
     ``aliases`` gives more names to tensors of ``test``: those of the same value before a runtime changed the graph.
     """
-    first, second = _values(reference), _values(test)
-    _match_by_name(first, second, aliases or {})
-    _match_by_structure(first, second)
+    own, second = _values(reference, first), _values(test, first)
+    _match_by_name(own, second, aliases or {})
+    _match_by_structure(own, second)
     ends = {id(t) for t in reference.outputs}
     pairs: list[Pair] = []
     places: dict[_Value, int] = {}
-    for value in first:
+    for value in own:
         other = value.match
         if other is None or (value.producer is None and len(value.tensors) == len(other.tensors) == 1):
             continue
@@ -115,7 +122,7 @@ def aliases_of(graph: Graph) -> dict[str, tuple[str, ...]]:
     return {name: names for names in classes if len(names) > 1 for name in names}
 
 
-def _values(graph: Graph) -> list[_Value]:
+def _values(graph: Graph, first: Container[str] = ()) -> list[_Value]:
     known: dict[Tensor, _Value] = {}
     values: list[_Value] = []
 
@@ -133,7 +140,7 @@ def _values(graph: Graph) -> list[_Value]:
             continue
         if not reads and (node.op == "Constant" or all(map(is_constant, node.inputs))):
             continue
-        for tensor in node.outputs:
+        for tensor in sorted(node.outputs, key=lambda t: t.name not in first):
             if not tensor.is_empty():
                 new(tensor, node, reads)
     for value in values:

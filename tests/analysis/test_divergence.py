@@ -225,3 +225,48 @@ def test_few_values_prove_no_factors():
     one, two = (load(two_layers(random.standard_normal((6, 10)))) for _ in range(2))
     profile = tensor_profile(one, two, SyntheticDataset(read_interface(one.serialize()), 1, 0))
     assert all(row.diverged and not row.scaled for row in profile.tensors)
+
+
+BODIES = """<ir_version: 8, opset_import: ["" : 17]> g (float[2,3] x) => (float[2,3] y, float[2,3] z) {{
+    n = Constant <value = int64 {{3}}> ()  t = Constant <value = bool {{1}}> ()
+    [loop] y, all = Loop(n, t, x) <body = b (int64 i, bool k, float[2,3] s) => (bool k2, float[2,3] s2, float[2,3] w) {{
+        k2 = Identity(k)  [inner] d = {0}(s)  e = Sigmoid(d)
+        [choice] f = If(k) <then_branch = p () => (float[2,3] o) {{ q = Neg(e)  o = {1}(q) }},
+                            else_branch = r () => (float[2,3] u) {{ u = Abs(e) }}>
+        s2 = Add(f, e)  w = Identity(s2) }}>
+    z = Relu(y) }}"""
+
+
+def test_tensors_inside_loops_and_branches_are_compared():
+    good, wrong_loop, wrong_if = (
+        load(onnx.parser.parse_model(BODIES.format(*ops))) for ops in (("Exp", "Tanh"), ("Abs", "Tanh"), ("Exp", "Sin"))
+    )
+    data = SyntheticDataset(read_interface(good.serialize()), 2)
+    for optimized in (False, True):
+        config = ProfileConfig(optimized=optimized)
+        same = tensor_profile(good, good, data, config)
+        assert same.first is None
+        names = {t.tensor for t in same.tensors}
+        assert "e in loop.body" in names
+        assert "z" in names
+        loop = tensor_profile(good, wrong_loop, data, config).first
+        assert (loop.tensor, loop.node, loop.op, loop.test_op) == ("d in loop.body", "inner", "Exp", "Abs")
+        branch = tensor_profile(good, wrong_if, data, config).first
+        assert branch.tensor == "o in choice.then_branch"
+    assert "q in choice.then_branch" in {t.tensor for t in tensor_profile(good, good, data).tensors}
+    assert good.graph.nodes[2].outputs[-1].name == "all"
+
+
+def test_kept_channels_of_pruned_tensors_are_compared():
+    one, two = chain(), chain()
+    weights = {w.name: w for w in two.graph.initializer}
+    kept = np.array([0, 3, 5, 9, 11, 15])
+    for name, axis in (("tw1", 0), ("tw2", 1)):
+        cut = np.take(numpy_helper.to_array(weights[name]), kept, axis)
+        weights[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(cut), name))
+    config = ProfileConfig(kept={"tc1": {1: kept}, "tr1": {1: kept}})
+    profile = tensor_profile(load(one), load(two), data_for(one), config)
+    assert not profile.other_extents
+    assert profile.first.tensor == "tc2"
+    found = {t.tensor: t.agreement.sqnr_db for t in profile.tensors}
+    assert found["tc1"] == found["tr1"] == np.inf

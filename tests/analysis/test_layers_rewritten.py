@@ -67,7 +67,8 @@ def test_weights_of_rewritten_layers_are_shown_as_the_numbers_they_stand_for():
         found = weight_histograms(products().graph, after(passes).graph)
         assert [h.name for h in found] == ["one", "two"]
         for row in found:
-            assert row.step is not None and row.step < 1
+            assert row.step is not None
+            assert row.step < 1
             assert row.low == pytest.approx(row.kept[0], abs=8 * row.step)
             assert sum(row.after) == sum(row.before)
             moved = np.abs(np.cumsum(row.after) - np.cumsum(row.before)).max()
