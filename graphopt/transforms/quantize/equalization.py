@@ -4,15 +4,14 @@ Where a tensor is made with constants that scale its channels (a convolution, a 
 only read by layers with constant weights, channel c can be divided by ``s[c]`` on one side and the weights multiplied
 by ``s[c]`` on the other. Between convolutions that is cross-layer equalization (Nagel et al. 2019, "Data-free
 quantization through weight equalization and bias correction"); with the scale in a normalization it is SmoothQuant
-(Xiao et al. 2022). Relu, LeakyRelu, PRelu and pooling let the factors through; Clip (ReLU6) does not, since its bound
-is one for all channels.
+(Xiao et al. 2022). ``equalization_links`` says what lets the factors through.
 
 The factors are ``range[c]^a / weight[c]^(1-a)``; ``a`` is the one with the least noise by a model of both roundings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,236 +19,28 @@ import numpy as np
 from graphopt.analysis.statistics import ChannelMoments, ChannelMomentsAccumulator, Request, collect
 from graphopt.data.feeds import Dataset
 from graphopt.graph import Graph
-from graphopt.ir import Array, Node, Tensor, constant_value, is_constant
+from graphopt.ir import Array, Node
 from graphopt.model import Model
+from graphopt.transforms.quantize.equalization_links import Fold, Link, find_links, find_smoothable
 
-_POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool"})
-_HOMOGENEOUS = frozenset({"Relu", "LeakyRelu", "PRelu", "Identity"})
-_ELEMENTWISE = frozenset({"Add", "Mul", "Div"})
-_GELU_DEPTH = 5
+__all__ = [
+    "Evening",
+    "Link",
+    "changed_tensors",
+    "choose_factors",
+    "equalize",
+    "equalized",
+    "expected_noise",
+    "find_links",
+    "find_smoothable",
+    "plan_equalization",
+    "smoothing_nodes",
+]
+
 _MIXTURES = np.linspace(0.0, 1.0, 11)
 _SPREAD = 2.0**10
 _SMOOTH = "_smooth"
 _STEPS = 255
-
-
-@dataclass(frozen=True)
-class Fold:
-    """A constant that takes up the factors: input ``position`` of ``node``, along ``axis`` of the constant.
-
-    ``groups``: of a convolution whose weight's axis 1 counts the channels of one group only. ``divides``: the constant
-    is divided by the factors instead of multiplied. ``behind``: axes of the tensor behind its channels, for the
-    constant of an elementwise operator, which may be one value for all channels.
-    """
-
-    node: Node
-    position: int
-    axis: int
-    groups: int
-    divides: bool
-    behind: int | None = None
-
-    @property
-    def value(self) -> Array:
-        """The constant, float32."""
-        found = constant_value(self.node.inputs[self.position])
-        assert found is not None
-        return found
-
-    def spread(self, factors: Array) -> Array:
-        """The factors, shaped to broadcast against the constant."""
-        value = self.value
-        if self.behind is not None:
-            return factors.reshape(-1, *[1] * self.behind)
-        if self.groups > 1 and not self.divides:
-            group = np.arange(value.shape[0]) // (value.shape[0] // self.groups)
-            parts = factors.reshape(self.groups, value.shape[1])[group]
-            return np.asarray(parts.reshape(*parts.shape, *[1] * (value.ndim - 2)))
-        shape = [1] * max(value.ndim, 1)
-        shape[self.axis] = -1
-        return factors.reshape(shape)
-
-
-@dataclass(frozen=True)
-class Link:
-    """A tensor whose channels (on ``axis``) can be rescaled: what makes it, and the weights that read it.
-
-    Without ``sources`` a Mul in front of the readers does the division.
-    """
-
-    tensor: Tensor
-    axis: int
-    channels: int
-    sources: tuple[Fold, ...]
-    readers: tuple[Fold, ...]
-
-    @property
-    def read(self) -> Tensor:
-        """The tensor as its first reader sees it, behind the activation."""
-        return self.readers[0].node.inputs[0]
-
-
-def find_links(graph: Graph) -> list[Link]:
-    """All links of the main graph, in its order."""
-    ends = {id(t) for g in graph.graphs() for t in g.outputs}
-    members = {id(n) for n in graph.nodes}
-    found: list[Link] = []
-    for node in graph.nodes:
-        for axis in _channel_axes(node):
-            link = _link(node, axis, ends, members)
-            if link is not None:
-                found.append(link)
-    return found
-
-
-def _link(node: Node, axis: int, ends: set[int], members: set[int]) -> Link | None:
-    tensor = node.outputs[0]
-    readers = list(_readers(tensor, axis, ends, members))
-    known = [r for r in readers if r is not None]
-    widths = {_width(r) for r in known}
-    if len(known) != len(readers) or len(widths) != 1:
-        return None
-    width = widths.pop()
-    behind = known[0].value.ndim - 2 if axis == 1 else 0
-    sources = _sources(node, axis, behind, ends)
-    if not sources or not all(_makes(s, width) for s in sources):
-        return None
-    return Link(tensor, axis, width, tuple(sources), tuple(known))
-
-
-def find_smoothable(graph: Graph, links: Sequence[Link]) -> list[Link]:
-    """Inputs of matrix products with constant weights that no constant in front of them can rescale."""
-    taken = {id(r.node) for la in links for r in la.readers}
-    readers: dict[int, tuple[Tensor, list[Fold]]] = {}
-    for node in graph.nodes:
-        if node.op in ("Gemm", "MatMul") and not node.domain and id(node) not in taken:
-            tensor = node.inputs[0]
-            fold = None if is_constant(tensor) else _reader(node, tensor, -1)
-            if fold is not None:
-                readers.setdefault(id(tensor), (tensor, []))[1].append(fold)
-    return [
-        Link(tensor, -1, _width(folds[0]), (), tuple(folds))
-        for tensor, folds in readers.values()
-        if len({_width(f) for f in folds}) == 1
-    ]
-
-
-def _channel_axes(node: Node) -> tuple[int, ...]:
-    """Axes of the channels that a node's constants may scale."""
-    if node.domain or len(node.outputs) != 1:
-        return ()
-    if node.op in ("Conv", "BatchNormalization"):
-        return (1,)
-    if node.op in _ELEMENTWISE:
-        return (1, -1)
-    return (-1,) if node.op in ("Gemm", "MatMul", "LayerNormalization") else ()
-
-
-def _constant(tensor: Tensor) -> Array | None:
-    value = constant_value(tensor) if is_constant(tensor) else None
-    return value if value is not None and value.dtype == np.float32 else None
-
-
-def _sources(node: Node, axis: int, behind: int, ends: set[int]) -> list[Fold]:
-    """The constants that scale the output of ``node``; empty when it cannot be rescaled."""
-    if node.op in _ELEMENTWISE:
-        return _elementwise(node, axis, behind, ends)
-    places: dict[str, Sequence[tuple[int, int]]] = {
-        "Conv": ((1, 0), (2, 0)),
-        "BatchNormalization": ((1, 0), (2, 0)),
-        "LayerNormalization": ((1, -1), (2, -1)),
-        "Gemm": ((1, 0 if node.attrs.get("transB", 0) else 1), (2, -1)),
-        "MatMul": ((1, -1),),
-    }
-    if is_constant(node.inputs[0]):
-        return []
-    folds = []
-    for position, where in places[node.op]:
-        if position >= len(node.inputs) or node.inputs[position].is_empty():
-            continue
-        value = _constant(node.inputs[position])
-        if value is None or (node.op == "MatMul" and value.ndim != 2):
-            return []
-        folds.append(Fold(node, position, where, 1, True, 0 if node.op == "Gemm" and position == 2 else None))
-    return folds if any(f.position == 1 for f in folds) else []
-
-
-def _elementwise(node: Node, axis: int, behind: int, ends: set[int]) -> list[Fold]:
-    """A constant factor scales the channels; an Add shifts them, so what it adds to, no output, is rescaled too.
-
-    One factor for all channels becomes one for each, unless it is a part of a Gelu, which runtimes recognise by it.
-    """
-    for position in (0, 1) if node.op != "Div" else (1,):
-        value, other = _constant(node.inputs[position]), node.inputs[1 - position]
-        if value is None or is_constant(other):
-            continue
-        fold = Fold(node, position, -1, 1, node.op != "Div", behind)
-        if node.op != "Add":
-            return [] if value.size == 1 and _in_gelu(node) else [fold]
-        inner = len(other.outputs) == 1 and id(other) not in ends
-        if inner and other.inputs and axis in _channel_axes(other.inputs[0]):
-            below = _sources(other.inputs[0], axis, behind, ends)
-            return [*below, fold] if below else []
-    return []
-
-
-def _in_gelu(node: Node) -> bool:
-    """Whether an Erf or Tanh is a few nodes before or behind ``node``."""
-    for forward in (False, True):
-        near = [node]
-        for _ in range(_GELU_DEPTH):
-            near = [n for m in near for t in (m.outputs if forward else m.inputs) for n in _next(t, forward)]
-            if any(n.op in ("Erf", "Tanh") for n in near):
-                return True
-    return False
-
-
-def _next(tensor: Tensor, forward: bool) -> list[Node]:
-    return list(tensor.outputs if forward else tensor.inputs)
-
-
-def _makes(fold: Fold, width: int) -> bool:
-    """Whether the constant has one value for each of ``width`` channels, at the right place (or one for all)."""
-    value = fold.value
-    if fold.behind is None:
-        return value.ndim > 0 and value.shape[fold.axis] == width
-    place = value.ndim - 1 - fold.behind
-    return value.size == 1 or (value.size == width and place >= 0 and value.shape[place] == width)
-
-
-def _readers(tensor: Tensor, axis: int, ends: set[int], members: set[int]) -> Iterator[Fold | None]:
-    """The weights that read ``tensor``, directly or behind what lets factors through; None for any other reader."""
-    if id(tensor) in ends:
-        yield None
-    for node in tensor.outputs:
-        if id(node) not in members or node.domain:
-            yield None
-        elif _passes_on(node, tensor, axis):
-            yield from _readers(node.outputs[0], axis, ends, members)
-        else:
-            yield _reader(node, tensor, axis)
-
-
-def _passes_on(node: Node, tensor: Tensor, axis: int) -> bool:
-    known = node.op in _HOMOGENEOUS or (node.op in _POOLS and axis == 1)
-    return known and node.inputs[0] is tensor and len(node.outputs) == 1
-
-
-def _reader(node: Node, tensor: Tensor, axis: int) -> Fold | None:
-    if node.op not in ("Conv", "Gemm", "MatMul") or node.inputs[0] is not tensor:
-        return None
-    value = _constant(node.inputs[1])
-    if value is None or sum(t is tensor for t in node.inputs) > 1 or (node.op == "Conv") != (axis == 1):
-        return None
-    if node.op == "Conv":
-        return Fold(node, 1, 1, int(node.attrs.get("group", 1)), False)
-    if value.ndim != 2 or node.attrs.get("transA", 0):
-        return None
-    return Fold(node, 1, 1 if node.attrs.get("transB", 0) else 0, 1, False)
-
-
-def _width(fold: Fold) -> int:
-    return int(fold.value.shape[fold.axis]) * fold.groups
 
 
 def equalize(graph: Graph, link: Link, factors: Array) -> None:
@@ -311,6 +102,7 @@ def choose_factors(link: Link, moments: ChannelMomentsAccumulator) -> tuple[Arra
     extent = np.maximum(np.maximum(moments.maximum, 0) - np.minimum(moments.minimum, 0), 0)
     weight = np.max([_largest(r, link.channels) for r in link.readers], axis=0)
     alive = (extent > 0) & (weight > 0)
+    fixed = alive & ~np.isfinite(link.least) if link.least is not None else np.zeros(link.channels, bool)
     factors = np.ones(link.channels)
     before = best = expected_noise(link, moments, factors)
     if alive.sum() < 2:
@@ -318,8 +110,10 @@ def choose_factors(link: Link, moments: ChannelMomentsAccumulator) -> tuple[Arra
     for mixture in _MIXTURES:
         tried = np.ones(link.channels)
         tried[alive] = extent[alive] ** mixture / weight[alive] ** (1 - mixture)
-        tried[alive] /= np.exp(np.log(tried[alive]).mean())
+        tried[alive] /= np.exp(np.log(tried[fixed if fixed.any() else alive]).mean())
         tried = np.clip(tried, 1 / _SPREAD, _SPREAD)
+        if link.least is not None:
+            tried = np.where(np.isfinite(link.least), np.maximum(tried, link.least), 1.0)
         noise = expected_noise(link, moments, tried)
         if noise < best:
             best, factors = noise, tried
@@ -352,7 +146,7 @@ def _rows(fold: Fold) -> tuple[Array, Array]:
         value = value.T
     rows = value.reshape(*value.shape[:2], -1)
     group = np.arange(len(rows)) // (len(rows) // fold.groups)
-    return rows, group[:, None] * rows.shape[1] + np.arange(rows.shape[1])
+    return rows, (group[:, None] * rows.shape[1] + np.arange(rows.shape[1])) // fold.inner
 
 
 def _largest(fold: Fold, channels: int) -> Array:

@@ -166,6 +166,110 @@ def test_what_factors_cannot_pass_is_left_alone(between):
     assert find_links(load(proto).graph) == []
 
 
+def behind_sigmoid(between, weights, low=0.0, high=6.0):
+    """Like ``conv_pair`` with x in [0, 1] and weights so that some channels never reach a bound of 6."""
+    proto = conv_pair(between, extra={"lo": low, "hi": high, **weights})
+    proto.graph.node.insert(0, helper.make_node("Sigmoid", ["x"], ["p"], "bounded"))
+    proto.graph.node[1].input[0] = "p"
+    return proto
+
+
+CLIP = [helper.make_node("Clip", ["a", "lo", "hi"], ["z"], "act")]
+
+
+@pytest.mark.parametrize("limits", [(0.0, 6.0), (-6.0, 6.0)])
+def test_behind_a_clip_only_channels_that_never_reach_it_are_rescaled(limits):
+    proto = behind_sigmoid(CLIP, {}, *limits)
+    (link,) = find_links(load(proto).graph)
+    weight, bias = (numpy_helper.to_array(t).astype(np.float64) for t in proto.graph.initializer[:2])
+    most = np.maximum(weight, 0).sum(axis=(1, 2, 3)) + bias
+    least = np.minimum(weight, 0).sum(axis=(1, 2, 3)) + bias
+    reach = np.maximum(most, -least if limits[0] < 0 else most)
+    proven = reach <= 6
+    assert 2 < proven.sum() < 8
+    np.testing.assert_array_equal(np.isfinite(link.least), proven)
+    np.testing.assert_allclose(link.least[proven], np.maximum(reach[proven], 0) / 6, rtol=1e-3, atol=1e-3)
+    changed, _ = evened(proto)
+    factors = weight[:, 0, 0, 0] / changed.graph.tensors()["a"].inputs[0].inputs[1].values[:, 0, 0, 0]
+    np.testing.assert_allclose(factors[~proven], 1, rtol=1e-6)
+    assert factors[proven].min() < 0.5
+    for scale in (1, 1e4, -1e4):
+        feeds = {"x": scale * np.abs(samples(proto, 1)[0]["x"])}
+        wanted, got = run(proto, feeds)[0], run(changed.to_proto(), feeds)[0]
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("limits", [(0.5, 6.0), (0.0, 1e-6)])
+def test_a_clip_that_all_channels_reach_is_left_alone(limits):
+    assert find_links(load(behind_sigmoid(CLIP, {}, *limits)).graph) == []
+
+
+def conv_then_matrix(between, inputs, ints=None, gemm=True, opset=17):
+    """x -> Conv (channels of very different ranges) -> Relu -> between -> a matrix product."""
+    last = helper.make_node("Gemm" if gemm else "MatMul", ["z", "w2"], ["y"], "two")
+    first = helper.make_node("Conv", ["x", "w1", "b1"], ["a"], "one", pads=[1] * 4)
+    nodes = [first, helper.make_node("Relu", ["a"], ["r"], "act"), *between, last]
+    weights = {"w1": floats(8, 3, 3, 3) * SKEW.reshape(-1, 1, 1, 1), "b1": floats(8) * SKEW, "w2": floats(inputs, 6)}
+    proto = model(nodes, weights, ("x", [1, 3, 6, 6]), ("y", [None] * (2 if gemm else 4)), opset)
+    proto.graph.initializer.extend(numpy_helper.from_array(np.array(v, np.int64), k) for k, v in (ints or {}).items())
+    return proto
+
+
+def step(op, source, result, *more, **attrs):
+    return helper.make_node(op, [source, *more], [result], op.lower(), **attrs)
+
+
+MOVED = {
+    "pooled and flattened": conv_then_matrix([step("GlobalAveragePool", "r", "g"), step("Flatten", "g", "z")], 8),
+    "flattened": conv_then_matrix(
+        [step("MaxPool", "r", "g", kernel_shape=[2, 2], strides=[2, 2]), step("Flatten", "g", "z")], 72
+    ),
+    "reshaped": conv_then_matrix([step("Reshape", "r", "z", "s")], 288, {"s": [0, -1]}),
+    "squeezed": conv_then_matrix(
+        [step("GlobalAveragePool", "r", "g"), step("Squeeze", "g", "z", "s")], 8, {"s": [2, 3]}
+    ),
+    "averaged": conv_then_matrix([step("ReduceMean", "r", "z", axes=[2, 3], keepdims=0)], 8),
+    "channels last": conv_then_matrix([step("Transpose", "r", "z", perm=[0, 2, 3, 1])], 8, gemm=False),
+    "channels last, then joined": conv_then_matrix(
+        [step("Transpose", "r", "t", perm=[0, 2, 3, 1]), step("Reshape", "t", "z", "s")], 8, {"s": [-1, 8]}
+    ),
+}
+
+
+@pytest.mark.parametrize("batch", [1, "N"])
+@pytest.mark.parametrize("name", MOVED)
+def test_factors_follow_channels_to_another_axis(name, batch):
+    proto = onnx.ModelProto()
+    proto.CopyFrom(MOVED[name])
+    feeds = samples(proto, 3)
+    if batch != 1:
+        proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param = batch
+        feeds = [{"x": np.concatenate([f["x"] for f in feeds])}]
+    loaded = load(proto)
+    links = find_links(loaded.graph)
+    assert [la.channels for la in links] == [8]
+    data = open_data([{"x": f["x"][:1]} for f in feeds], read_interface(proto.SerializeToString()))
+    (evening,) = plan_equalization(loaded, data, links)
+    assert evening.gain > 1.2
+    result = equalized(loaded, [evening]).to_proto()
+    for item in feeds:
+        wanted, got = run(proto, item)[0], run(result, item)[0]
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize(
+    ("between", "inputs", "ints", "gemm"),
+    [
+        ([step("Reshape", "r", "z", "s")], 72, {"s": [1, 4, -1]}, False),
+        ([step("Transpose", "r", "t", perm=[0, 2, 3, 1]), step("Flatten", "t", "z")], 288, {}, True),
+        ([step("ReduceMean", "r", "z", axes=[1], keepdims=0)], 6, {}, False),
+    ],
+    ids=["split", "joined in front", "averaged over"],
+)
+def test_channels_that_are_split_or_mixed_are_left_alone(between, inputs, ints, gemm):
+    assert find_links(load(conv_then_matrix(between, inputs, ints, gemm)).graph) == []
+
+
 def test_a_tensor_that_is_also_an_output_is_left_alone():
     proto = conv_pair(RELU)
     proto.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [1, 8, 10, 10]))
