@@ -41,6 +41,8 @@ _MIXTURES = np.linspace(0.0, 1.0, 11)
 _SPREAD = 2.0**10
 _SMOOTH = "_smooth"
 _STEPS = 255
+_WORTH = 1.1
+"""Expected noise before over after, under which held-back samples could not tell a gain from chance."""
 
 
 def equalize(graph: Graph, link: Link, factors: Array) -> None:
@@ -77,7 +79,7 @@ def plan_equalization(
     max_memory: int = 1 << 30,
     known: Mapping[str, ChannelMomentsAccumulator] | None = None,
 ) -> list[Evening]:
-    """Factors for the links where the model of the noise expects a gain, the largest gain first.
+    """Factors for the links where the model of the noise expects a gain worth it, the largest gain first.
 
     ``known``: moments of tensors, on the links' axes, that need not be collected again.
     """
@@ -93,7 +95,7 @@ def plan_equalization(
         moments = have[link.read.name]
         if len(moments.mean) == link.channels:
             factors, gain = choose_factors(link, moments)
-            found += [Evening(link, factors, gain)] if gain > 1 else []
+            found += [Evening(link, factors, gain)] if gain >= _WORTH else []
     return sorted(found, key=lambda e: -e.gain)
 
 
