@@ -81,6 +81,90 @@ SeedOption: TypeAlias = Annotated[int, typer.Option("--seed", help="Seed of ever
 PreprocessOption: TypeAlias = Annotated[
     str | None, typer.Option("--preprocess", help="For images: imagenet, or a file.", show_default=False)
 ]
+ModelPaths: TypeAlias = Annotated[
+    list[Path], typer.Argument(help="ONNX files; the first is the reference.", show_default=False)
+]
+TolOption: TypeAlias = Annotated[
+    float | None,
+    typer.Option("--tol", help="Largest error allowed, as a share of the output's range.", show_default=False),
+]
+TensorsOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--tensors/--no-tensors", help="Also compare the inner tensors, on the CPU, and find the first that differs."
+    ),
+]
+ThresholdOption: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold",
+        help="SQNR in dB under which an inner tensor has diverged.",
+        show_default="60; 40 with float16, 20 with Q/DQ in a model",
+    ),
+]
+ManifestOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--manifest", help="Keep-set of prune: compare the channels that B kept.", show_default=False),
+]
+HtmlOption: TypeAlias = Annotated[
+    Path | None, typer.Option("--html", help="Also write the comparison as an HTML page.", show_default=False)
+]
+OptimizeOption: TypeAlias = Annotated[
+    bool, typer.Option("--optimize/--no-optimize", help="Let the runtime optimize both graphs.")
+]
+RuntimeOption: TypeAlias = Annotated[
+    str, typer.Option("--runtime", help="What loads the models: onnxruntime, or openvino (its CPU plugin).")
+]
+RoundsOption: TypeAlias = Annotated[
+    int, typer.Option("--rounds", help="Rounds of measuring, at least 9, over all sessions.")
+]
+SessionsOption: TypeAlias = Annotated[
+    int, typer.Option("--sessions", help="How often every model is loaded anew, at least 3.")
+]
+FootprintOption: TypeAlias = Annotated[
+    bool,
+    typer.Option("--footprint/--no-footprint", help="Also measure load time and peak memory, in fresh processes."),
+]
+ProfileOption: TypeAlias = Annotated[bool, typer.Option("--profile/--no-profile", help="Also list the slowest nodes.")]
+BatchesOption: TypeAlias = Annotated[
+    str | None, typer.Option("--batch", help="Samples a run; several as 1,8,32.", show_default=False)
+]
+ThreadCountsOption: TypeAlias = Annotated[
+    str, typer.Option("--threads", help="Threads inside one operator; several as 1,2,4.")
+]
+EngineCacheOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--cache", help="Folder where providers that compile keep engines and timings.", show_default=False),
+]
+ContextOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--context", help="Write the first model with its compiled engine inside to this file.", show_default=False
+    ),
+]
+FixOption: TypeAlias = Annotated[bool, typer.Option("--fix", help="Write a copy with the problems fixed that can be.")]
+FixedOption: TypeAlias = Annotated[
+    Path | None, typer.Option("-o", "--output", help="Where --fix writes.", show_default=False)
+]
+SmOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--sm", help="tensorrt: a compute capability to build for: 80, 86, 89, 120.", show_default="86"),
+]
+SymmetricOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--symmetric/--no-symmetric",
+        help="--fix may widen asymmetric ranges to symmetric ones, with a coarser step.",
+    ),
+]
+StaticOption: TypeAlias = Annotated[bool, typer.Option("--static", help="Only the static rules; ask no runtime.")]
+FolderOption: TypeAlias = Annotated[
+    Path, typer.Option("-o", "--output", help="A folder, made if need be.", show_default=False)
+]
+DimRangeOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--dim", help="Range of a symbolic extent: NAME=N or NAME=MIN,OPT,MAX.", show_default=False),
+]
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
 ForceOption: TypeAlias = Annotated[bool, typer.Option("--force", help="Overwrite the output.")]
 StrictOption: TypeAlias = Annotated[bool, typer.Option("--strict", help="Make warnings errors: exit code 6.")]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from graphopt.cli import arguments as args
 
 if TYPE_CHECKING:
+    from graphopt.cli.console import Output
     from graphopt.cli.feeding import Feeding
     from graphopt.data.feeds import Feeds
     from graphopt.data.shape_profile import ShapeProfile
@@ -22,30 +21,20 @@ if TYPE_CHECKING:
 
 
 def bench(
-    models: Annotated[list[Path], typer.Argument(help="ONNX files; the first is the reference.", show_default=False)],
+    models: args.ModelPaths,
     data: args.DataOption = None,
     provider: args.ProviderOption = None,
-    runtime: Annotated[
-        str, typer.Option(help="What loads the models: onnxruntime, or openvino (its CPU plugin).")
-    ] = "onnxruntime",
-    rounds: Annotated[int, typer.Option(help="Rounds of measuring, at least 9, over all sessions.")] = 15,
-    sessions: Annotated[int, typer.Option(help="How often every model is loaded anew, at least 3.")] = 5,
-    footprint: Annotated[bool, typer.Option(help="Also measure load time and peak memory, in fresh processes.")] = True,
-    profile: Annotated[bool, typer.Option(help="Also list the slowest nodes.")] = False,
+    runtime: args.RuntimeOption = "onnxruntime",
+    rounds: args.RoundsOption = 15,
+    sessions: args.SessionsOption = 5,
+    footprint: args.FootprintOption = True,
+    profile: args.ProfileOption = False,
     dim: args.DimOption = None,
-    batch: Annotated[
-        str | None, typer.Option("--batch", help="Samples a run; several as 1,8,32.", show_default=False)
-    ] = None,
-    threads: Annotated[str, typer.Option("--threads", help="Threads inside one operator; several as 1,2,4.")] = "1",
+    batch: args.BatchesOption = None,
+    threads: args.ThreadCountsOption = "1",
     provider_option: args.ProviderOptionsOption = None,
-    cache: Annotated[
-        Path | None,
-        typer.Option(help="Folder where providers that compile keep engines and timings.", show_default=False),
-    ] = None,
-    context: Annotated[
-        Path | None,
-        typer.Option(help="Write the first model with its compiled engine inside to this file.", show_default=False),
-    ] = None,
+    cache: args.EngineCacheOption = None,
+    context: args.ContextOption = None,
     preprocess: args.PreprocessOption = None,
     seed: args.SeedOption = 0,
     strict: args.StrictOption = False,
@@ -59,51 +48,68 @@ def bench(
     Models are loaded anew several times and take turns; the interval of a ratio covers what changes from load to load.
     """
     from graphopt.cli.feeding import Feeding, model_file
-    from graphopt.data.shape_profile import ShapeProfile
     from graphopt.errors import UsageError
-    from graphopt.report.timing import footprint_table, profile_table, sweep_table, timing_items
-    from graphopt.runtime.footprint import measure_footprint
     from graphopt.runtime.session import SessionConfig
     from graphopt.runtime.timing import TimingPlan
 
-    out = args.output(json, verbose, quiet)
     if runtime not in ("onnxruntime", "openvino"):
         raise UsageError(f"--runtime {runtime}: it is onnxruntime or openvino")
     if runtime == "openvino" and (provider or provider_option):
         raise UsageError("--provider belongs to onnxruntime; --runtime openvino runs on its CPU plugin")
+    out = args.output(json, verbose, quiet)
     files = {name: model_file(path) for name, path in distinct(models).items()}
-    dims = args.parse_dims(dim)
-    plan = TimingPlan(rounds=rounds, sessions=sessions)
-    points: list[SweepPoint] = []
+    feeding = Feeding(data, args.parse_dims(dim), None, None, preprocess, seed)
+    options = args.parse_provider_options(provider_option)
+    config = SessionConfig(provider or "cpu", strict=strict, provider_options=options, cache_dir=cache)
     sizes: list[int | None] = [*numbers("--batch", batch)] if batch else [None]
-    feeding = Feeding(data, dims, None, None, preprocess, seed)
-    base = SessionConfig(
-        provider or "cpu",
-        strict=strict,
-        provider_options=args.parse_provider_options(provider_option),
-        cache_dir=cache,
-        shapes=shapes_of(files, feeding, sizes) if provider and provider != "cpu" else ShapeProfile(),
-    )
+    grid = Grid(sizes, numbers("--threads", threads), runtime, TimingPlan(rounds=rounds, sessions=sessions))
+    if config.provider != "cpu":
+        config = replace(config, shapes=shapes_of(files, feeding, sizes))
     if context is not None:
-        write_context(next(iter(files.values())), replace(base, context_path=context), force, out.say)
-    for count in numbers("--threads", threads):
-        for size in sizes:
+        write_context(next(iter(files.values())), replace(config, context_path=context), force, out.say)
+    timed(files, feeding, config, grid, footprint, profile, out)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is timed: every batch size with every number of threads."""
+
+    sizes: Sequence[int | None]
+    threads: Sequence[int]
+    runtime: str
+    plan: TimingPlan
+
+
+def timed(
+    files: Mapping[str, Path],
+    feeding: Feeding,
+    base: SessionConfig,
+    grid: Grid,
+    footprint: bool,
+    profile: bool,
+    out: Output,
+) -> None:
+    """Time the models over the grid; then, at its first point, memory and kernels. Show it all."""
+    from graphopt.report.timing import footprint_table, profile_table, sweep_table, timing_items
+    from graphopt.runtime.footprint import measure_footprint
+
+    points: list[SweepPoint] = []
+    for count in grid.threads:
+        for size in grid.sizes:
             config = replace(base, threads=count)
-            points.append(measure(files, replace(feeding, batch=size), size, config, runtime, plan))
+            points.append(measure(files, replace(feeding, batch=size), size, config, grid.runtime, grid.plan))
             out.show(*timing_items(points[-1]))
     if len(points) > 1:
         out.show(sweep_table(points))
     config = replace(base, threads=points[0].timing.threads)
     feeds = {name: one_feed(replace(feeding, batch=points[0].batch), path) for name, path in files.items()}
-    prints = {}
-    if footprint and runtime == "onnxruntime":
+    prints, nodes = {}, {}
+    if footprint and grid.runtime == "onnxruntime":
         prints = {name: measure_footprint(path, feeds[name], config) for name, path in files.items()}
         out.show(footprint_table(prints, {name: path.stat().st_size for name, path in files.items()}))
-    nodes = {}
-    if profile and runtime == "onnxruntime":
+    if profile and grid.runtime == "onnxruntime":
         nodes = {name: profiled(path, feeds[name], config) for name, path in files.items()}
-        for name, rows in nodes.items():
-            out.show(profile_table(name, rows))
+        out.show(*(profile_table(name, rows) for name, rows in nodes.items()))
     out.json({"timing": points[0].timing, "sweep": points, "footprint": prints, "nodes": nodes})
 
 

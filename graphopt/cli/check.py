@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from graphopt.cli import arguments as args
 
 if TYPE_CHECKING:
+    from graphopt.cli.console import Output
     from graphopt.cli.feeding import Feeding
     from graphopt.model import Model
     from graphopt.results import CheckReport, Comparison
+    from graphopt.targets.base import Target
+    from graphopt.targets.checks import CheckConfig
 
 
 def check(
     model: args.ModelPath,
     target: args.TargetOption = "ort-cpu",
-    fix: Annotated[bool, typer.Option("--fix", help="Write a copy with the problems fixed that can be.")] = False,
-    out: Annotated[Path | None, typer.Option("-o", "--output", help="Where --fix writes.", show_default=False)] = None,
-    sm: Annotated[
-        list[str] | None,
-        typer.Option("--sm", help="tensorrt: a compute capability to build for: 80, 86, 89, 120.", show_default="86"),
-    ] = None,
-    symmetric: Annotated[
-        bool, typer.Option(help="--fix may widen asymmetric ranges to symmetric ones, with a coarser step.")
-    ] = True,
-    static: Annotated[bool, typer.Option("--static", help="Only the static rules; ask no runtime.")] = False,
+    fix: args.FixOption = False,
+    out: args.FixedOption = None,
+    sm: args.SmOption = None,
+    symmetric: args.SymmetricOption = True,
+    static: args.StaticOption = False,
     data: args.DataOption = None,
     dim: args.DimOption = None,
     samples: args.SamplesOption = None,
@@ -45,11 +41,8 @@ def check(
     from graphopt.cli.feeding import Feeding, model_file
     from graphopt.errors import UsageError
     from graphopt.model import load
-    from graphopt.report.checking import fix_table, show_check
-    from graphopt.report.terminal import comparison_table
     from graphopt.targets import get_target
-    from graphopt.targets.checks import CheckConfig, check_model
-    from graphopt.transforms.legalize.fixes import Notes, legalize_model
+    from graphopt.targets.checks import CheckConfig
 
     if fix and out is None:
         raise UsageError("--fix needs -o: where to write the fixed model")
@@ -57,28 +50,57 @@ def check(
         raise UsageError("-o is only for --fix; a check writes nothing")
     if out is not None and out.exists() and not force:
         raise UsageError(f"{str(out)!r} exists; --force overwrites it")
-    output = args.output(json, verbose, quiet)
-    chosen = get_target(target)
-    dims = args.parse_dims(dim)
-    config = CheckConfig(dims, capabilities(sm), not static)
-    loaded = load(model_file(model))
-    report = check_model(loaded, chosen, config)
-    output.show(*show_check(report, bool(verbose)))
-    if not fix or out is None:
-        output.json({"model": model.name, "report": report})
-        end(report, strict)
-        return
-    fixed, notes = loaded.clone(), Notes()
-    legalize_model(fixed, chosen, notes, symmetric)
-    after = replace(check_model(fixed, chosen, config), fixed=notes.remarks)
-    comparison = compared(loaded, fixed, Feeding(data, dims, None, samples, preprocess, seed), output.say)
-    fixed.save(out, force=force)
-    output.show(fix_table(notes.remarks), *show_check(after, bool(verbose)))
+    output, dims = args.output(json, verbose, quiet), args.parse_dims(dim)
+    checked = Checked(load(model_file(model)), get_target(target), CheckConfig(dims, capabilities(sm), not static))
+    feeding = Feeding(data, dims, None, samples, preprocess, seed)
+    if out is None:
+        end(judged(checked, output, model.name), strict)
+    else:
+        end(fixed(checked, output, model.name, out, feeding, symmetric, force), strict)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A model, the target that it is checked for, and how."""
+
+    model: Model
+    target: Target
+    config: CheckConfig
+
+
+def judged(checked: Checked, output: Output, name: str) -> CheckReport:
+    """Check and show."""
+    from graphopt.report.checking import show_check
+    from graphopt.targets.checks import check_model
+
+    report = check_model(checked.model, checked.target, checked.config)
+    output.show(*show_check(report, output.verbosity > 0))
+    output.json({"model": name, "report": report})
+    return report
+
+
+def fixed(
+    checked: Checked, output: Output, name: str, out: Path, feeding: Feeding, symmetric: bool, force: bool
+) -> CheckReport:
+    """Check, fix a copy, compare it with the model, write it, and show both; gives the report of the copy."""
+    from graphopt.report.checking import fix_table, show_check
+    from graphopt.report.terminal import comparison_table
+    from graphopt.targets.checks import check_model
+    from graphopt.transforms.legalize.fixes import Notes, legalize_model
+
+    before = check_model(checked.model, checked.target, checked.config)
+    output.show(*show_check(before, output.verbosity > 0))
+    model, notes = checked.model.clone(), Notes()
+    legalize_model(model, checked.target, notes, symmetric)
+    after = replace(check_model(model, checked.target, checked.config), fixed=notes.remarks)
+    comparison = compared(checked.model, model, feeding, output.warn)
+    model.save(out, force=force)
+    output.show(fix_table(notes.remarks), *show_check(after, output.verbosity > 0))
     if comparison is not None:
         output.show(comparison_table(comparison))
-    output.json({"model": model.name, "before": report, "report": after, "comparison": comparison})
+    output.json({"model": name, "before": before, "report": after, "comparison": comparison})
     output.say(f"wrote {out}")
-    end(after, strict)
+    return after
 
 
 def capabilities(texts: list[str] | None) -> tuple[str, ...]:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from graphopt.cli import arguments as args
 
 if TYPE_CHECKING:
+    from graphopt.cli.console import Output
+    from graphopt.cli.feeding import Feeding
     from graphopt.data.shape_profile import DimRange
 
 
 def export(
     model: args.ModelPath,
-    out: Annotated[Path, typer.Option("-o", "--output", help="A folder, made if need be.", show_default=False)],
+    out: args.FolderOption,
     target: args.TargetOption = "tensorrt",
     data: args.DataOption = None,
-    dim: Annotated[
-        list[str] | None,
-        typer.Option("--dim", help="Range of a symbolic extent: NAME=N or NAME=MIN,OPT,MAX.", show_default=False),
-    ] = None,
+    dim: args.DimRangeOption = None,
     batch: args.BatchOption = None,
     samples: args.SamplesOption = None,
     preprocess: args.PreprocessOption = None,
@@ -33,15 +32,9 @@ def export(
 ) -> None:
     """Write model, shape profile, build and verify scripts, sample inputs and expected outputs into a folder."""
     from graphopt.cli.feeding import Feeding, model_file
-    from graphopt.data.interface import read_interface
-    from graphopt.data.shape_profile import choose_ranges, make_profile
     from graphopt.errors import UnsupportedError, UsageError
-    from graphopt.model import load
     from graphopt.targets import get_target
-    from graphopt.targets.checks import CheckConfig, check_model
-    from graphopt.targets.tensorrt_export import export_tensorrt, trtexec_command
 
-    output = args.output(json, verbose, quiet)
     if get_target(target).name != "tensorrt":
         raise UnsupportedError(
             f"export knows target tensorrt; for {target} the model file itself is all that is needed"
@@ -50,31 +43,35 @@ def export(
         raise UsageError(f"{str(out)!r} is not empty; --force overwrites what is in it")
     if out.exists() and not out.is_dir():
         raise UsageError(f"{str(out)!r} is a file; -o is a folder")
-    interface = read_interface(model_file(model))
-    given = dim_ranges(dim)
-    user_data = Feeding(data, None, batch, samples, preprocess, seed).open(interface) if data is not None else None
-    ranges = choose_ranges(interface, given, user_data, batch)
+    feeding = Feeding(data, None, batch, samples, preprocess, seed)
+    written(model_file(model), out, dim_ranges(dim), feeding, args.output(json, verbose, quiet))
+
+
+def written(model: Path, out: Path, given: Mapping[str, DimRange], feeding: Feeding, output: Output) -> None:
+    """Write the folder, show what is in it, and warn where TensorRT will refuse the model."""
+    from graphopt.data.interface import read_interface
+    from graphopt.data.shape_profile import choose_ranges, make_profile
+    from graphopt.model import load
+    from graphopt.targets import get_target
+    from graphopt.targets.checks import CheckConfig, check_model
+    from graphopt.targets.tensorrt_export import export_tensorrt, trtexec_command
+
+    interface = read_interface(model)
+    user_data = feeding.open(interface) if feeding.data is not None else None
+    ranges = choose_ranges(interface, given, user_data, feeding.batch)
     dims = {name: r.best for name, r in ranges.items()}
     rows = next((dims[n] for n in interface.batch_dims()), None)
-    dataset = user_data or Feeding(None, dims, rows, rows, None, seed).open(interface)
+    dataset = user_data or replace(feeding, dims=dims, batch=rows, samples=rows).open(interface)
     loaded = load(model)
-    report = check_model(loaded, get_target(target), CheckConfig(dims, ask_runtime=False))
+    errors = check_model(loaded, get_target("tensorrt"), CheckConfig(dims, ask_runtime=False)).errors
     paths = export_tensorrt(loaded, ranges, dataset, out)
     output.show(*(f"{p.relative_to(out)}  {p.stat().st_size} bytes" for p in paths))
     output.show("", trtexec_command(make_profile(interface, ranges)))
-    output.json(
-        {
-            "folder": str(out),
-            "files": [p.name for p in paths],
-            "dims": ranges,
-            "synthetic": dataset.synthetic,
-            "errors": report.errors,
-        }
-    )
-    if report.errors:
-        first = report.errors[0]
-        where = f" at {first.node}" if first.node else ""
-        output.say(f"warning: TensorRT will refuse it:{where} {first.message}. See graphopt check --fix", "yellow")
+    files = {"folder": str(out), "files": [p.name for p in paths]}
+    output.json({**files, "dims": ranges, "synthetic": dataset.synthetic, "errors": errors})
+    if errors:
+        where = f" at {errors[0].node}" if errors[0].node else ""
+        output.warn(f"TensorRT will refuse it:{where} {errors[0].message}. See graphopt check --fix")
     output.say(f"copy {out} to the machine with the GPU; there: python build.py && python verify.py")
 
 

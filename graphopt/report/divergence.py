@@ -48,8 +48,12 @@ def profile_lines(profile: TensorProfile) -> list[str]:
     compared = len(profile.tensors) - len(profile.other_extents)
     lines = [f"{compared} of {profile.computed} tensors compared"]
     if profile.other_extents:
-        extents = f"{len(profile.other_extents)} have other extents in the second model (pruned), the first of them is"
-        lines[0] += f"; {extents} {profile.other_extents[0].tensor}"
+        count = len(profile.other_extents)
+        lines[0] += (
+            f"; {count} {'has' if count == 1 else 'have'} other extents in the second model (pruned) and "
+            f"{'was' if count == 1 else 'were'} not, from {profile.other_extents[0].tensor} on: --manifest (a file "
+            "that prune:manifest= wrote) compares the channels that were kept"
+        )
     first = profile.first
     if first is None:
         lines.append(f"no divergence: every compared tensor has at least {profile.threshold_db:g} dB SQNR")

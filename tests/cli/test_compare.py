@@ -66,3 +66,20 @@ def test_a_model_with_other_inner_extents(graphopt, net, data, tmp_path):
     onnx.save(model, tmp_path / "pruned.onnx")
     done = graphopt("compare", net, tmp_path / "pruned.onnx", "--data", data)
     assert "have other extents in the second model" in done.out
+
+
+def test_kept_channels_are_compared_through_the_manifest(graphopt, net, data, tmp_path):
+    out, keep = tmp_path / "p.onnx", tmp_path / "keep.json"
+    passes = f"prune:ratio=0.5:align=1:recover=no:manifest={keep}"
+    assert graphopt("run", net, "--passes", passes, "-o", out, "--no-time").code == 0
+    plain = graphopt("compare", net, out, "--data", data)
+    assert "2 have other extents" in plain.out
+    assert "--manifest" in plain.out
+    found = graphopt("compare", net, out, "--data", data, "--manifest", keep, "--json").json
+    rows = {t["tensor"]: t for t in found["tensors"]["tensors"]}
+    assert not any(t["agreement"]["shape_mismatches"] for t in rows.values())
+    assert rows["a"]["agreement"]["max_abs"] < 1e-6
+    assert found["first_divergence"]["tensor"] == "y"
+    wrong = graphopt("compare", out, out, "--data", data, "--manifest", keep)
+    assert wrong.code == 2
+    assert "the manifest" in wrong.err
