@@ -1,4 +1,4 @@
-"""Dynamic quantization of matrix products and LSTMs, without calibration data."""
+"""Dynamic quantization of matrix products, LSTMs and GRUs, without calibration data."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ class QuantizeDynamicOptions(Options):
 
 
 class QuantizeDynamic(Pass[QuantizeDynamicOptions]):
-    """Stores the weights of matrix products and LSTMs in int8 and quantizes their inputs as the model runs.
+    """Stores the weights of matrix products, LSTMs and GRUs in int8 and quantizes their inputs as the model runs.
 
     Needs no data; with data the noise at the outputs is measured. A MatMul or Gemm becomes DynamicQuantizeLinear,
     MatMulInteger and two Mul, which ONNX Runtime fuses to one kernel; an LSTM becomes com.microsoft
-    DynamicQuantizeLSTM. What the latency profile shows slower on integers stays in float and is named.
+    DynamicQuantizeLSTM, a GRU a Scan around such products. What the latency profile shows slower on integers stays in
+    float and is named.
     """
 
     guarantee = "lossy"

@@ -71,7 +71,7 @@ ORT_CPU = Target(
         ("uint16", "int8"),
         ("int16", "int8"),
     ),
-    dynamic=("MatMul", "Gemm", "LSTM"),
+    dynamic=("MatMul", "Gemm", "LSTM", "GRU"),
     weight_only="matmulnbits",
     narrow_floats=("float16",),
     no_half=_NO_HALF,

@@ -173,11 +173,71 @@ def test_an_lstm_with_the_batch_first_is_named():
     assert "layout=1" in said["cell"]
 
 
-@pytest.mark.parametrize("op", ["GRU", "RNN"])
-def test_other_recurrent_nodes_are_named(op):
-    result, said = quantized(lstm(op=op))
-    assert [n.op_type for n in result.graph.node] == [op]
-    assert f"{op} left in float: ort-cpu has no {op} kernel" in said["cell"]
+def test_a_plain_recurrent_node_is_named():
+    result, said = quantized(lstm(op="RNN"))
+    assert [n.op_type for n in result.graph.node] == ["RNN"]
+    assert "RNN left in float: ort-cpu has no RNN kernel" in said["cell"]
+
+
+@pytest.mark.parametrize("opset", [11, 13, 17, 21])
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_gru(opset, direction, before):
+    """Both outputs and both forms of the candidate; the float form alone is the same GRU to the last digits."""
+    from graphopt.transforms.quantize.gru import scan_gru
+
+    directions = 2 if direction == "bidirectional" else 1
+    proto = lstm(48, 24, directions, op="GRU", linear_before_reset=before)
+    node = proto.graph.node[0]
+    if direction == "reverse":
+        node.attribute.append(helper.make_attribute("direction", direction))
+    node.output.append("last")
+    proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, [None] * 4))
+    proto.graph.output.append(helper.make_tensor_value_info("last", TensorProto.FLOAT, [directions, None, 48]))
+    proto.opset_import[0].version = opset
+    feeds = x(12, 1, 24)
+    model = load(proto)
+    products = scan_gru(model.graph, model.graph.nodes[0])
+    assert len(products) == directions * (3 - before)
+    model.graph.sort()
+    floating = model.to_proto()
+    onnx.checker.check_model(floating, full_check=True)
+    result, said = quantized(proto, "quantize_dynamic:include=cell")
+    assert said["cell"].startswith("GRU runs on integers")
+    assert {n.op_type for n in result.graph.node} >= {"Scan", "MatMulInteger"}
+    for name, output in enumerate(run(proto, feeds)):
+        assert sqnr(output, run(floating, feeds)[name]) > 100
+        assert sqnr(output, run(result, feeds)[name]) > 35
+
+
+def test_a_gru_with_an_initial_state_and_an_open_batch():
+    proto = lstm(32, 32, 2, op="GRU", extra=("", "h0"))
+    proto.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "N"
+    proto.graph.input.append(helper.make_tensor_value_info("h0", TensorProto.FLOAT, [2, "N", 32]))
+    result, _ = quantized(proto, "quantize_dynamic:include=cell")
+    near(proto, result, x(12, 3, 32) | {"h0": rng(5).standard_normal((2, 3, 32)).astype(np.float32)}, 30.0)
+
+
+def test_a_wide_gru_gains_and_a_narrow_one_does_not():
+    assert "runs on integers" in quantized(lstm(640, 640, op="GRU", linear_before_reset=1))[1]["cell"]
+    assert "the profile shows integers slower" in quantized(lstm(64, 64, op="GRU", linear_before_reset=1))[1]["cell"]
+
+
+@pytest.mark.parametrize(
+    ("attrs", "extra", "why"),
+    [
+        ({"clip": 3.0}, (), "neither layout=1 nor clip"),
+        ({"activations": ["Relu", "Tanh"]}, (), "not Sigmoid and Tanh"),
+        ({}, ("lengths",), "no sequence lengths"),
+    ],
+)
+def test_a_gru_that_the_integer_form_does_not_cover_is_named(attrs, extra, why):
+    proto = lstm(op="GRU", extra=extra, **attrs)
+    if extra:
+        proto.graph.input.append(helper.make_tensor_value_info("lengths", TensorProto.INT32, [1]))
+    result, said = quantized(proto, "quantize_dynamic:include=cell")
+    assert [n.op_type for n in result.graph.node] == ["GRU"]
+    assert why in said["cell"]
 
 
 def test_a_branch_is_quantized_inside():

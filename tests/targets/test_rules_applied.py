@@ -200,7 +200,7 @@ def test_layers_that_stay_in_float(name, rule):
 
 
 def test_dynamic_weight_only_and_half_rules():
-    assert get_target("ort-cpu").dynamic == ("MatMul", "Gemm", "LSTM")
+    assert get_target("ort-cpu").dynamic == ("MatMul", "Gemm", "LSTM", "GRU")
     assert not get_target("tensorrt").dynamic
     assert get_target("ort-cpu").weight_only == "matmulnbits"
     assert get_target("tensorrt").weight_only == get_target("openvino").weight_only == "dequantize"

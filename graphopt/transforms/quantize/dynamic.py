@@ -3,7 +3,7 @@
 A matrix product becomes DynamicQuantizeLinear, MatMulInteger, Cast and two Mul, the form that ONNX Runtime fuses to one
 kernel (DynamicQuantizeMatMul, or MatMulIntegerToFloat where several products share an input). An LSTM becomes
 ``com.microsoft`` DynamicQuantizeLSTM: both weight matrices in int8 with a scale for each gate's channel, the input and
-the hidden state quantized at each step.
+the hidden state quantized at each step. A GRU becomes a Scan with such products (``gru``).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from graphopt.model import Model
 from graphopt.targets.base import INT_TYPES, Target
 from graphopt.targets.profile import Profile
 from graphopt.targets.qoperators import MICROSOFT
+from graphopt.transforms.quantize import gru
 from graphopt.transforms.quantize.weight_grids import QuantizedWeight, quantize_weight, weight_scale
 
 RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
@@ -36,13 +37,15 @@ _INT8 = INT_TYPES["int8"]
 class DynamicLayer:
     """A layer that could run on integers, in the graph that holds it; ``why_float`` says why it cannot ("" if it can).
 
-    ``rows``: rows of the matrix product of a run (0 when unknown), for a recurrent node its steps times the batch.
+    ``rows``: rows of the matrix product of a run (0 when unknown), for a recurrent node its steps times the batch;
+    ``steps``: those steps.
     """
 
     graph: Graph
     node: Node
     rows: int = 0
     why_float: str = ""
+    steps: int = 0
 
     @property
     def recurrent(self) -> bool:
@@ -60,7 +63,8 @@ def find_layers(model: Model, target: Target, facts: Facts) -> list[DynamicLayer
             weight = constant_value(node.inputs[1])
             if node.op in _PRODUCTS and (weight is None or is_constant(node.inputs[0])):
                 continue
-            found.append(DynamicLayer(graph, node, _rows(node, facts), _problem(node, weight, target)))
+            steps = _steps(node, facts) if node.op in RECURRENT else 0
+            found.append(DynamicLayer(graph, node, _rows(node, facts), _problem(node, weight, target), steps))
     return found
 
 
@@ -74,8 +78,8 @@ def _problem(node: Node, weight: Array | None, target: Target) -> str:
         return f"weight {node.inputs[1].name!r} is empty"
     if not np.isfinite(weight).all():
         return f"weight {node.inputs[1].name!r} holds NaN or infinite values"
-    if node.op == "LSTM":
-        return _lstm_problem(node)
+    if node.op in RECURRENT:
+        return _lstm_problem(node) if node.op == "LSTM" else gru.problem(node)
     if weight.ndim != 2:
         return f"weight {node.inputs[1].name!r} has {weight.ndim} axes; the kernel takes a matrix"
     if node.op == "Gemm" and node.attrs.get("transA", 0):
@@ -97,6 +101,11 @@ def _rows(node: Node, facts: Facts) -> int:
     return int(np.prod(shape[:-1], dtype=np.int64))
 
 
+def _steps(node: Node, facts: Facts) -> int:
+    shape = facts.shape(node.inputs[0])
+    return 0 if not shape or shape[0] in facts.guessed else shape[0]
+
+
 def gain_us(layer: DynamicLayer, profile: Profile, readers: int = 1) -> float | None:
     """Microseconds that integers save in a run, quantizing the input included; None when the profile does not say.
 
@@ -112,6 +121,9 @@ def gain_us(layer: DynamicLayer, profile: Profile, readers: int = 1) -> float | 
             return None
         hidden = int(node.attrs.get("hidden_size", extents[1] // 4))
         macs = float(rows * extents[0] * extents[1] * (extents[2] + hidden))
+        if node.op == "GRU":
+            floating = profile.macs_us("lstm", "float32", hidden, macs)
+            return floating - _gru_us(profile, (extents[0], extents[2], hidden), rows, layer.steps or rows)
         times = [profile.macs_us("lstm", p, hidden, macs) for p in ("float32", "int8")]
         return times[0] - times[1]
     depth, width = extents if not node.attrs.get("transB", 0) else extents[::-1]
@@ -120,6 +132,20 @@ def gain_us(layer: DynamicLayer, profile: Profile, readers: int = 1) -> float | 
     times = [profile.macs_us(near, p, channels, macs) for p in ("float32", "int8")]
     border = profile.border_us(rows * depth, layout=False)
     return times[0] - times[1] - border * (_PASSES / readers - 1)
+
+
+def _gru_us(profile: Profile, extents: tuple[int, int, int], rows: int, steps: int) -> float:
+    """Microseconds of a GRU on integers. ``extents``: directions, inputs, hidden units."""
+
+    def product(count: int, depth: int) -> float:
+        near = f"matmul{max(r for r in _ROWS if r <= count)}"
+        width = 3 * hidden
+        time = profile.macs_us(near, "int8", (depth * width) ** 0.5, float(count * depth * width))
+        return time + profile.border_us(count * depth, layout=False)
+
+    directions, inputs, hidden = extents
+    step = product(max(rows // steps, 1), hidden) + gru.BODY_NODES * profile.node_us["float32"]
+    return directions * (product(rows, inputs) + steps * step)
 
 
 class DynamicQuantizer:
@@ -132,7 +158,10 @@ class DynamicQuantizer:
 
     def quantize(self, layer: DynamicLayer) -> None:
         """Put the integer form in the place of a layer that can have it."""
-        if layer.recurrent:
+        if layer.node.op == "GRU":
+            for graph, node in gru.scan_gru(layer.graph, layer.node):
+                self._product(graph, node)
+        elif layer.recurrent:
             self._lstm(layer.graph, layer.node)
         else:
             self._product(layer.graph, layer.node)
