@@ -32,6 +32,12 @@ class OutputJudge:
         """
         return _error(self._wanted, _run(model, self._dataset, self._batch, self._threads))
 
+    def error_of_rest(self, rest: Model, dataset: Dataset) -> float:
+        """As ``error``, of the part of a model behind a cut, fed with what is there; other outputs are right."""
+        found = _run(rest, dataset, self._batch, self._threads)
+        share = len(found) / max(len(self._wanted), 1)
+        return _error({n: b for n, b in self._wanted.items() if n in found}, found) * share
+
 
 def _run(model: Model, dataset: Dataset, batch: int | None, threads: int) -> dict[str, list[Array]]:
     found: dict[str, list[Array]] = {}

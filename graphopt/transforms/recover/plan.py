@@ -19,6 +19,7 @@ from graphopt.transforms.recover.sources import Aim, Cut, OriginOf, Sources
 _LEAST_ROWS, _MOST_ROWS, _ROWS_PER_FEATURE = 16384, 65536, 32
 _MORE_ROWS = 4
 _ROW_WORK = 1e11
+_SLOW_FEATURES = 1024
 _MOST_FEATURES = 6144
 _FLOAT = 4
 
@@ -161,7 +162,8 @@ def _job(
 ) -> Job | None:
     groups, features, outputs = layer.matrix().shape
     narrow = features - 1 > options.most_features
-    limited = with_limit(layer, max(1, -(-_rows(1 if narrow else features - 1, options) // samples)))
+    rows = _rows(1, 1, options) if narrow else _rows(groups, features - 1, options)
+    limited = with_limit(layer, max(1, -(-rows // samples)))
     if narrow:
         if layer.inner or not isinstance(limited.target, Channels):
             return None
@@ -173,10 +175,11 @@ def _job(
     return None if aim is None else Job.of(limited, aim, narrow)
 
 
-def _rows(features: int, options: ReconstructionOptions) -> int:
-    """Rows to look at: so many for each feature, and more where that is cheap."""
+def _rows(groups: int, features: int, options: ReconstructionOptions) -> int:
+    """Rows to look at: so many for each feature, and more where that is cheap. Products of few features are slow."""
     least = min(max(options.rows_per_feature * features, _LEAST_ROWS), _MOST_ROWS)
-    affordable = int(min(_ROW_WORK / max(features, 1) ** 2, _MORE_ROWS * _MOST_ROWS))
+    work = max(features, 1) ** 2 if groups == 1 else groups * features * max(features, _SLOW_FEATURES)
+    affordable = int(min(_ROW_WORK / work, _MORE_ROWS * _MOST_ROWS))
     return max(least, min(_MORE_ROWS * least, affordable))
 
 

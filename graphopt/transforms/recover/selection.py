@@ -26,6 +26,7 @@ from graphopt.transforms.recover.allocation import Term, UnitClass, allocate
 from graphopt.transforms.recover.check import OutputJudge, held_back
 from graphopt.transforms.recover.consumers import Reading, find_readings
 from graphopt.transforms.recover.elimination import Consumer, Elimination, compensated, eliminate
+from graphopt.transforms.recover.frontier import Frontier
 from graphopt.transforms.recover.layers import Layer, layers_of, with_limit
 from graphopt.transforms.recover.least_squares import centred
 
@@ -82,7 +83,7 @@ def by_recovery(
     curves = error_curves(model, units, families, dataset, options, progress)
     terms = cost_terms(units, [c.family for c in curves], kind)
     if options.probes:
-        curves = _measured(model, units, curves, dataset, options)
+        curves = measured(model, units, curves, dataset, options)
     classes = [_unit_class(c, policy) for c in curves]
     widths = allocate(classes, terms, keep * sum(t.amount for t in terms))
     leaves = np.zeros(len(units.family_of), bool)
@@ -138,7 +139,7 @@ def _consumer(reading: Reading, accumulator: GramAccumulator) -> tuple[Reading, 
     return reading, Consumer(gram, weights, reading.blocks, scale, reading.units), mean
 
 
-def _measured(
+def measured(
     model: Model, units: Units, curves: Sequence[Curve], dataset: Dataset, options: RecoveryOptions
 ) -> list[Curve]:
     """The curves in terms of the error at the outputs when only that family shrinks, and compensates.
@@ -150,18 +151,30 @@ def _measured(
     least, most = _PROBE_SAMPLES
     held = held_back(dataset)
     count = int(min(max(least, _PROBE_MACS / macs), most, len(held)))
-    judge = OutputJudge(model, held.select(list(range(count))), options.batch, options.threads)
-    result = []
-    for curve in curves:
+    held = held.select(list(range(count)))
+    judge = OutputJudge(model, held, options.batch, options.threads)
+    frontier = Frontier(model, held, options.batch, options.threads, options.max_memory // 2)
+    result = list(curves)
+    order = _by_first_reader(model, curves)
+    for number, index in enumerate(order):
+        curve = curves[index]
+        frontier.advance([r.layer.node for i in order[number:] for r, _, _ in curves[i].readers])
+        rest = frontier.rest()
         own, width = curve.elimination.errors, len(curve.family)
         places = sorted({max(1, round(width * share)) for share in options.probes})
         factors = []
         for removed in places:
-            seen = judge.error(_probe(model, curve, curve.elimination.order[:removed]))
+            seen = judge.error_of_rest(_probe(rest, curve, curve.elimination.order[:removed]), frontier.dataset)
             factors.append(seen / own[removed] if own[removed] > 0 and np.isfinite(seen) else 1.0)
         factor = np.exp(np.interp(np.arange(width + 1), places, np.log(np.maximum(factors, 1e-12))))
-        result.append(replace(curve, errors=np.maximum.accumulate(own * factor)))
+        result[index] = replace(curve, errors=np.maximum.accumulate(own * factor))
     return result
+
+
+def _by_first_reader(model: Model, curves: Sequence[Curve]) -> list[int]:
+    """Numbers of the curves in the order in which their first readers are computed."""
+    place = {id(n): i for i, n in enumerate(model.graph.nodes)}
+    return sorted(range(len(curves)), key=lambda i: min(place[id(r.layer.node)] for r, _, _ in curves[i].readers))
 
 
 def _probe(model: Model, curve: Curve, removed: Array) -> Model:

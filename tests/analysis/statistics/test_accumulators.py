@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from graphopt.analysis.statistics import ChannelMoments, Histogram, MinMax, Moments, Part, Rows
@@ -54,6 +54,7 @@ def test_padding_is_dropped(values, spec):
 
 
 @settings(max_examples=60, deadline=None)
+@example([1024.0, -5.465064010866787e-44], [1], [1, 0, 2, 3])
 @given(
     st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=60),
     st.lists(st.integers(0, 60), max_size=4),

@@ -16,6 +16,7 @@ from graphopt.transforms.recover.selection import (
     by_recovery,
     cost_terms,
     error_curves,
+    measured,
     recovery_scores,
 )
 
@@ -136,3 +137,14 @@ def test_allowed_widths():
     assert list(allowed_widths(64, Policy(align=16, max_ratio=0.9))) == list(range(8, 65, 8))
     assert list(allowed_widths(128, Policy(align=16))) == list(range(16, 129, 16))
     assert list(allowed_widths(6, Policy(minimum=3))) == [3, 4, 5, 6]
+
+
+def test_error_at_the_outputs_is_the_same_from_a_cut_on(model, samples):
+    """Probes run from the first layer that reads a family; with no memory for the values there, from the inputs."""
+    units, families = families_of(model, Policy())
+    curves = error_curves(model, units, families, samples, RecoveryOptions())
+    wide, narrow = (measured(model, units, curves, samples, RecoveryOptions(max_memory=m)) for m in (1 << 30, 0))
+    assert len(wide) > 1
+    for one, two in zip(wide, narrow, strict=True):
+        assert one.errors.max() > 0
+        assert np.allclose(one.errors, two.errors, rtol=1e-4, atol=1e-9)
