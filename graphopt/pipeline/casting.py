@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 
 from graphopt.data.feeds import Dataset
 from graphopt.data.interface import read_interface
@@ -28,7 +29,7 @@ from graphopt.transforms.quantize.casting import (
     ports,
     smallest,
 )
-from graphopt.transforms.quantize.output_noise import measured_sqnr
+from graphopt.transforms.quantize.output_noise import in_words, measured_sqnr
 from graphopt.transforms.quantize.probe import Probe, element_types, probe
 from graphopt.transforms.quantize.quiet import noisy_parts
 
@@ -210,8 +211,9 @@ class _Trial:
     def _report(self, measured: float, data: Dataset) -> None:
         kind = " on synthetic inputs, which prove nothing of real ones" if data.synthetic else ""
         how = f"values stored in {self.config.narrow}, computed in float32"
-        self.ctx.note(None, f"the worst output keeps {measured:.1f} dB{kind}; {how}")
-        self.ctx.count("output SQNR dB", round(measured, 1))
+        self.ctx.note(None, f"the worst output {in_words(measured)}{kind}; {how}")
+        if isfinite(measured):
+            self.ctx.count("output SQNR dB", round(measured, 1))
 
     def _sqnr(self, chosen: Mapping[int, Ports], data: Dataset) -> float:
         clone = self.model.clone()

@@ -16,7 +16,7 @@ from graphopt.model import Model
 from graphopt.pipeline.context import Context
 from graphopt.pipeline.values import Pattern
 from graphopt.targets.base import Target
-from graphopt.transforms.quantize.output_noise import measured_sqnr
+from graphopt.transforms.quantize.output_noise import in_words, measured_sqnr
 from graphopt.transforms.quantize.trial import Parts, hold_back
 from graphopt.transforms.quantize.weight_blocks import BlockGrid, BlockWeight, quantize_blocks
 from graphopt.transforms.quantize.weight_only import BLOCKED_OPSET, Form, WeightLayer, WeightWriter, find_matrices
@@ -82,11 +82,12 @@ def run_weight_quantization(model: Model, ctx: Context, target: Target, config: 
 def _measure(reference: Model, model: Model, ctx: Context, parts: Parts, learned: bool) -> None:
     """Say what the outputs lost on samples that rounding was not learned from; a single sample serves as both."""
     measured = measured_sqnr(reference, model, parts.judge)
-    ctx.count("output SQNR dB", round(measured, 1))
+    if np.isfinite(measured):
+        ctx.count("output SQNR dB", round(measured, 1))
     seen = "held-back samples"
     if parts.fit is parts.judge:
         seen = "the only sample, which rounding was learned from" if learned else "the only sample"
-    ctx.note(None, f"the worst output keeps {measured:.1f} dB on {seen}")
+    ctx.note(None, f"the worst output {in_words(measured)} on {seen}")
 
 
 def _raise(model: Model, ctx: Context, form: Form) -> None:

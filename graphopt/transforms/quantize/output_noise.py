@@ -39,6 +39,11 @@ def measured_sqnr(model: Model, other: Model, data: Dataset, runs: int = DEFAULT
     return 10 * float(np.log10(min(ratios))) if ratios else float("inf")
 
 
+def in_words(sqnr: float) -> str:
+    """What an output keeps of its signal."""
+    return "loses nothing" if sqnr == float("inf") else f"keeps {sqnr:.1f} dB"
+
+
 def _same_infinities(exact: Array, found: Array) -> bool:
     """Whether ``found`` is finite where ``exact`` is, and the same infinity where that is one."""
     known = ~np.isnan(exact)

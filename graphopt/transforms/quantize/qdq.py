@@ -11,6 +11,7 @@ from dataclasses import replace
 from graphopt.data.feeds import Dataset
 from graphopt.errors import UnsupportedError
 from graphopt.model import Model
+from graphopt.results import counted
 from graphopt.targets.base import Target
 from graphopt.targets.profile import load_profile
 from graphopt.transforms.quantize.choose import Chooser
@@ -63,8 +64,8 @@ def quantize_model(model: Model, data: Dataset, target: Target, config: QuantCon
         return None
     if trained is not None:
         done.notes = (
-            f"Q/DQ that was there is kept and completed: grids of {len(trained.params)} tensors and "
-            f"{len(trained.scales)} weights",
+            f"Q/DQ that was there is kept and completed: grids of {counted(len(trained.params), 'tensor')} and "
+            f"{counted(len(trained.scales), 'weight')}",
             *done.notes,
         )
     model.graph, model.functions, model.ir_version = done.model.graph, done.model.functions, done.model.ir_version

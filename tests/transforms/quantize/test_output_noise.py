@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 from graphopt import load
 from graphopt.data.interface import read_interface
 from graphopt.data.open import open_data
-from graphopt.transforms.quantize.output_noise import measured_sqnr
+from graphopt.transforms.quantize.output_noise import in_words, measured_sqnr
 
 X = np.linspace(-1, 1, 4, dtype=np.float32)[None]
 
@@ -46,3 +46,7 @@ def test_the_same_infinities_are_no_noise():
 
 def test_where_the_original_is_nan_nothing_is_judged():
     assert measured([np.nan, 1, 1, 1], [0, 1, 1, 1]) == np.inf
+
+
+def test_no_noise_is_said_in_words():
+    assert (in_words(np.inf), in_words(31.26)) == ("loses nothing", "keeps 31.3 dB")
