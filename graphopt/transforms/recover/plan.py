@@ -41,8 +41,6 @@ class ReconstructionOptions:
     threads: int = 1
     max_memory: int = 1 << 30
     rows_per_feature: int = _ROWS_PER_FEATURE
-    least_rows: int = _LEAST_ROWS
-    most_rows: int = _MOST_ROWS
     residual_targets: bool = True
     most_features: int = _MOST_FEATURES
     responses: bool = True
@@ -177,18 +175,11 @@ def _job(
     return None if aim is None else Job.of(limited, aim, narrow)
 
 
-<<<<<<< HEAD
 def _rows(groups: int, features: int, options: ReconstructionOptions) -> int:
     """Rows to look at: so many for each feature, and more where that is cheap. Products of few features are slow."""
     least = min(max(options.rows_per_feature * features, _LEAST_ROWS), _MOST_ROWS)
     work = max(features, 1) ** 2 if groups == 1 else groups * features * max(features, _SLOW_FEATURES)
     affordable = int(min(_ROW_WORK / work, _MORE_ROWS * _MOST_ROWS))
-=======
-def _rows(features: int, options: ReconstructionOptions) -> int:
-    """Rows to look at: so many for each feature, and more where that is cheap."""
-    least = min(max(options.rows_per_feature * features, options.least_rows), options.most_rows)
-    affordable = int(min(_ROW_WORK / max(features, 1) ** 2, _MORE_ROWS * options.most_rows))
->>>>>>> ba6e473 (Recovery: budgets by errors measured after the layers behind have compensated)
     return max(least, min(_MORE_ROWS * least, affordable))
 
 

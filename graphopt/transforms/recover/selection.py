@@ -2,8 +2,7 @@
 
 Every family of units gets an order and an error curve by block elimination on the Gram matrices of the layers that
 read it (see ``elimination``). What a family's own error does to the model's outputs is measured at a few widths of each
-family, with everything else intact and the layers behind compensating (see ``probing``). The budget is then spent over
-families by these curves (see ``allocation``); widths chosen away from measured ones are measured in turn.
+family, with everything else intact. The budget is then spent over families by these curves (see ``allocation``).
 """
 
 from __future__ import annotations
@@ -18,26 +17,22 @@ import numpy as np
 from graphopt.analysis.labels import Axis, Frozen
 from graphopt.analysis.statistics import Gram, GramAccumulator, ProgressCallback, Request, collect
 from graphopt.data.feeds import Dataset, count_samples
-from graphopt.ir import Array
+from graphopt.ir import Array, Node
 from graphopt.model import Model
 from graphopt.transforms.prune.keepset import KeepSet
 from graphopt.transforms.prune.selection import Budget, Policy, active_families, width_multiple
 from graphopt.transforms.prune.selection_units import Family, Units
 from graphopt.transforms.recover.allocation import Term, UnitClass, allocate
+from graphopt.transforms.recover.check import OutputJudge, held_back
 from graphopt.transforms.recover.consumers import Reading, find_readings
-<<<<<<< HEAD
 from graphopt.transforms.recover.elimination import Consumer, Elimination, compensated, eliminate
 from graphopt.transforms.recover.frontier import Frontier
 from graphopt.transforms.recover.layers import Layer, layers_of, with_limit
-=======
-from graphopt.transforms.recover.elimination import Consumer, eliminate
-from graphopt.transforms.recover.layers import Layer, with_limit
->>>>>>> ba6e473 (Recovery: budgets by errors measured after the layers behind have compensated)
 from graphopt.transforms.recover.least_squares import centred
-from graphopt.transforms.recover.probing import Curve, Prober, Reader, fitted_part, measured, near_measured, places_of
 
 _ROWS = 16384
-_ROUNDS = 4
+_PROBE_MACS = 1e10
+_PROBE_SAMPLES = (8, 128)
 
 
 @dataclass(frozen=True)
@@ -45,16 +40,24 @@ class RecoveryOptions:
     """How to select.
 
     ``most_features``: layers with more are not looked at. ``probes``: shares of each family's units at whose removal
-    the error at the outputs is measured (none: take all families alike). ``refit``: the layers behind compensate
-    before it is measured.
+    the error at the outputs is measured (none: take all families alike).
     """
 
     most_features: int = 4608
-    probes: tuple[float, ...] = (0.3, 0.6)
-    refit: bool = True
+    probes: tuple[float, ...] = (0.125, 0.25, 0.5, 0.75)
     batch: int | None = None
     threads: int = 1
     max_memory: int = 1 << 30
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A family with its order of removal; ``errors[j]`` is the error with ``j`` gone, at the outputs if measured."""
+
+    family: Family
+    readers: tuple[tuple[Reading, Consumer, Array], ...]
+    elimination: Elimination
+    errors: Array
 
 
 def by_recovery(
@@ -77,18 +80,14 @@ def by_recovery(
     """
     options = options or RecoveryOptions()
     families = active_families(units, replace(policy, ratio=min(1.0 - keep, policy.max_ratio)))
-<<<<<<< HEAD
     curves = error_curves(model, units, families, dataset, options, progress)
     terms = cost_terms(units, [c.family for c in curves], kind)
     if options.probes:
         curves = measured(model, units, curves, dataset, options)
     classes = [_unit_class(c, policy) for c in curves]
     widths = allocate(classes, terms, keep * sum(t.amount for t in terms))
-=======
-    curves = error_curves(model, units, families, fitted_part(dataset), options, progress)
->>>>>>> ba6e473 (Recovery: budgets by errors measured after the layers behind have compensated)
     leaves = np.zeros(len(units.family_of), bool)
-    for curve, width in _allocate(model, units, curves, policy, kind, keep, dataset, options):
+    for curve, width in zip(curves, widths, strict=True):
         gone = curve.elimination.order[: len(curve.family) - width]
         leaves[curve.family.classes[gone]] = True
     return KeepSet.removing(units.coupling, leaves)
@@ -117,10 +116,10 @@ def error_curves(
         for reading in readings[family.number]:
             accumulator = grams[requests[reading.layer.weight]]
             assert isinstance(accumulator, GramAccumulator)
-            readers.append(_reader(reading, accumulator))
+            readers.append(_consumer(reading, accumulator))
         if readers:
-            chunk = max(1, len(family) // 64) if max(len(r.consumer.gram) for r in readers) > 1024 else 1
-            found = eliminate([r.consumer for r in readers], chunk=chunk, units=len(family))
+            chunk = max(1, len(family) // 64) if max(len(c.gram) for _, c, _ in readers) > 1024 else 1
+            found = eliminate([c for _, c, _ in readers], chunk=chunk, units=len(family))
             curves.append(Curve(family, tuple(readers), found, found.errors))
     return curves
 
@@ -129,17 +128,17 @@ def _request(layer: Layer, limit: int) -> Request:
     return Request.of(layer.data.name, Gram(with_limit(layer, limit).patches))
 
 
-def _reader(reading: Reading, accumulator: GramAccumulator) -> Reader:
+def _consumer(reading: Reading, accumulator: GramAccumulator) -> tuple[Reading, Consumer, Array]:
+    """The reader as a consumer, and the means of its features."""
     raw = accumulator.matrix[reading.group]
     count = max(accumulator.count, 1)
     gram = (centred(raw) if reading.layer.has_bias else raw[:-1, :-1]) / count
     weights = reading.layer.matrix()[reading.group, :-1]
     scale = max(float((weights * (gram @ weights)).sum()), 1e-30)
     mean = raw[-1, :-1] / count
-    return Reader(reading, Consumer(gram, weights, reading.blocks, scale, reading.units), mean, int(accumulator.count))
+    return reading, Consumer(gram, weights, reading.blocks, scale, reading.units), mean
 
 
-<<<<<<< HEAD
 def measured(
     model: Model, units: Units, curves: Sequence[Curve], dataset: Dataset, options: RecoveryOptions
 ) -> list[Curve]:
@@ -196,28 +195,6 @@ def _probe(model: Model, curve: Curve, removed: Array) -> Model:
 
 def _first_output(node: Node) -> str:
     return next((t.name for t in node.outputs if not t.is_empty()), "")
-=======
-def _allocate(
-    model: Model, units: Units, curves: list[Curve], policy: Policy, kind: Budget, keep: float, dataset: Dataset,
-    options: RecoveryOptions,
-) -> list[tuple[Curve, int]]:  # fmt: skip
-    """A width for each curve. Widths that are chosen away from measured ones are measured, and chosen again."""
-    terms = cost_terms(units, [c.family for c in curves], kind)
-    budget = keep * sum(t.amount for t in terms)
-    if options.probes:
-        macs = sum(c.macs() for c in units.coupling.record.costs) or 1.0
-        count = len(curves) * (len(options.probes) + 1)
-        prober = Prober(model, dataset, macs, count, options.refit, options.batch, options.threads)
-        curves = [measured(c, places_of(c, options.probes), prober) for c in curves]
-    for rest in reversed(range(_ROUNDS)):
-        widths = allocate([_unit_class(c, policy) for c in curves], terms, budget)
-        gone = [len(c.family) - w for c, w in zip(curves, widths, strict=True)]
-        far = [not near_measured(c, g) for c, g in zip(curves, gone, strict=True)]
-        if not options.probes or not rest or not any(far):
-            break
-        curves = [measured(c, [g] if f else [], prober) for c, g, f in zip(curves, gone, far, strict=True)]
-    return list(zip(curves, widths, strict=True))
->>>>>>> ba6e473 (Recovery: budgets by errors measured after the layers behind have compensated)
 
 
 def _unit_class(curve: Curve, policy: Policy) -> UnitClass:
