@@ -104,10 +104,13 @@ def layer_of(node: Node, limit: int | None = None) -> Layer | None:
 
 
 def layers_of(node: Node, limit: int | None = None) -> list[Layer]:
-    """All products of the node that can be fitted: two of a recurrent node that gives its hidden states, else one."""
+    """All products of the node that can be fitted: two of a recurrent node that gives its hidden states, else one.
+
+    A product of two constants is none: no data passes through it.
+    """
     first = layer_of(node, limit)
     second = _hidden(node, limit) if not node.domain and node.op in ("LSTM", "GRU", "RNN") else None
-    return [layer for layer in (first, second) if layer is not None]
+    return [layer for layer in (first, second) if layer is not None and constant_value(layer.data) is None]
 
 
 def with_limit(layer: Layer, limit: int | None) -> Layer:

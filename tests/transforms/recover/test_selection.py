@@ -148,3 +148,21 @@ def test_error_at_the_outputs_is_the_same_from_a_cut_on(model, samples):
     for one, two in zip(wide, narrow, strict=True):
         assert one.errors.max() > 0
         assert np.allclose(one.errors, two.errors, rtol=1e-4, atol=1e-9)
+
+
+def test_a_product_of_two_constants_reads_no_data():
+    """Learned latents projected by a matrix, as exporters leave them: budgets and fits pass them by."""
+    rng = np.random.default_rng(3)
+    shapes = {"latents": (6, 8), "wq": (8, 8), "w1": (8, 12), "w2": (12, 4)}
+    weights = {n: rng.standard_normal(s) for n, s in shapes.items()}
+    nodes = [
+        helper.make_node("MatMul", ["latents", "wq"], ["q"], name="query"),
+        helper.make_node("Add", ["x", "q"], ["s"], name="sum"),
+        helper.make_node("MatMul", ["s", "w1"], ["h"], name="up"),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("MatMul", ["r", "w2"], ["y"], name="down"),
+    ]
+    model = build(nodes, weights, [1, 6, 8])
+    data = ArrayDataset({"x": rng.standard_normal((40, 6, 8)).astype(np.float32)}, read_interface(model.serialize()), "a")
+    units = find_units(analyse(model.graph))
+    assert macs(units, by_recovery(model, units, Policy(align=1), "macs", 0.8, data)) <= 0.8 * macs(units, None)
