@@ -21,8 +21,9 @@ class Recovery:
     """Settings of a recovery. ``memory`` caps stored reference values and exposed tensors, in bytes.
 
     ``threads``: of ONNX Runtime and linear algebra, by default the run's. ``match``: only match mean and standard
-    deviation of each channel. ``keep_zeros``: weights that are zero stay zero. ``limits``: largest magnitude that fitted
-    weights may have, by the name of the weight. ``touched`` names nodes that a pass changed in other ways than by removing input channels.
+    deviation of each channel. ``keep_zeros``: weights that are zero stay zero. ``limits``: largest magnitude that
+    fitted weights may have, by the name of the weight. ``touched`` names nodes that a pass changed in other ways than
+    by removing input channels.
     """
 
     batch: int | None = None
@@ -44,37 +45,18 @@ def recover(model: Model, data: Dataset, ctx: Context, settings: Recovery | None
     Raises:
         DataError: no samples, or non-finite values.
     """
-    from graphopt.runtime.blas import blas_threads
     from graphopt.snapshot import restore, take
     from graphopt.transforms.recover.check import OutputJudge, held_back
-    from graphopt.transforms.recover.reconstruction import ReconstructionOptions, reconstruct
 
     reference = ctx.reference
     if reference is None:
         ctx.skipped(None, "nothing to recover: no lossy pass ran before")
         return False
     settings = settings or Recovery()
-    threads = settings.threads or ctx.settings.threads
-    options = ReconstructionOptions(
-        batch=settings.batch,
-        threads=threads,
-        max_memory=settings.memory,
-        residual_targets=settings.residual and not settings.match,
-        match=settings.match,
-        keep_zeros=settings.keep_zeros,
-        limits=settings.limits,
-    )
-
-    def progress(state: Progress) -> None:
-        ctx.settings.progress("calibrating", state.done, state.total)
-
     before = take(model.graph)
-    judge = OutputJudge(reference, held_back(data), settings.batch, threads)
+    judge = OutputJudge(reference, held_back(data), settings.batch, settings.threads or ctx.settings.threads)
     old = judge.error(model)
-    with blas_threads(threads):
-        steps = reconstruct(
-            model, reference, data, ctx.origins.of, options, touched=settings.touched, progress=progress
-        )
+    steps = _reconstruct(model, reference, data, ctx, settings)
     if not steps:
         ctx.skipped(None, "nothing to recover: no weighted layer reads anything that changed")
         return False
@@ -94,6 +76,28 @@ def recover(model: Model, data: Dataset, ctx: Context, settings: Recovery | None
     origin = "synthetic data, which proves nothing about accuracy: " if data.synthetic else ""
     ctx.did(None, f"{origin}error at the outputs on held-back samples {old:.3g} before recovery, {new:.3g} after")
     return True
+
+
+def _reconstruct(model: Model, reference: Model, data: Dataset, ctx: Context, settings: Recovery) -> tuple[Step, ...]:
+    from graphopt.runtime.blas import blas_threads
+    from graphopt.transforms.recover.reconstruction import ReconstructionOptions, reconstruct
+
+    threads = settings.threads or ctx.settings.threads
+    options = ReconstructionOptions(
+        batch=settings.batch,
+        threads=threads,
+        max_memory=settings.memory,
+        residual_targets=settings.residual and not settings.match,
+        match=settings.match,
+        keep_zeros=settings.keep_zeros,
+        limits=settings.limits,
+    )
+
+    def progress(state: Progress) -> None:
+        ctx.settings.progress("calibrating", state.done, state.total)
+
+    with blas_threads(threads):
+        return reconstruct(model, reference, data, ctx.origins.of, options, touched=settings.touched, progress=progress)
 
 
 def _report(steps: tuple[Step, ...], ctx: Context) -> None:
