@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-tensorrt test-openvino test-gpu-package lint types clean wheel wheel-demo
+.PHONY: demo test test-tensorrt test-openvino test-openvino-provider test-gpu-package lint types clean wheel wheel-demo
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +31,10 @@ test-tensorrt: $(STAMP)
 
 test-openvino: $(STAMP)
 	$(BIN)/python tests/packaging/extras.py openvino
+
+# ONNX Runtime's OpenVINO execution provider, in an environment of its own (84 MB). Not part of CI.
+test-openvino-provider: $(STAMP)
+	$(BIN)/python tests/packaging/openvino_provider.py
 
 # onnxruntime-gpu (256 MB) on a machine without a GPU: silent fallback must be impossible. Not part of CI.
 test-gpu-package: $(STAMP)

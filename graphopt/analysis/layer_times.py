@@ -17,7 +17,9 @@ def layer_times(
     bounds: Sequence[LayerBound] = (),
     passes: Sequence[PassResult] = (),
 ) -> tuple[LayerTime, ...]:
-    """One row for each weighted layer of ``before``, in order, then one for everything else; none without both times.
+    """One row for each weighted layer of ``before``, in order, then one for everything else.
+
+    None without both times, or where a provider compiled the graph into kernels that hold no layer one could name.
 
     A kernel with several layers in it is divided evenly among them; what passes put around a layer (quantizers, casts,
     scales) counts with it. ``bounds`` says what bounds
@@ -46,6 +48,8 @@ def layer_times(
                 passes=tuple(dict.fromkeys((*touched.get(name, ()), *touched.get(now, ())))),
             )
         )
+    if not any(r.before_us for r in rows) or not any(r.after_us for r in rows):
+        return ()
     rest = [sum(t.microseconds for t in kernels) for kernels in times]
     rest[0] -= sum(layer.before_us for layer in rows)
     rest[1] -= sum(layer.after_us for layer in rows)

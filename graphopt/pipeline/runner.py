@@ -7,7 +7,7 @@ import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 from typing import Literal, cast
 
@@ -155,6 +155,11 @@ def run_job(job: Job, progress: Progress = silent) -> RunResult:
         output = describe_file(job.output)
     result = _measured(bench, run, original, comparison, accuracy, output, str(pipeline))
     return replace(result, shortfall=shortfall or _over_budget(job, accuracy))
+
+
+def version_of(module: str) -> str:
+    """The version of a module that is loaded, whichever distribution brought it (onnxruntime-gpu, -openvino, ...)."""
+    return str(import_module(module).__version__)
 
 
 def read_input(job: Job) -> Model:
@@ -348,7 +353,7 @@ def _measured(
         bounds=bounds,
         operators=operators(original.graph, run.model.graph),
         histograms=weight_histograms(original.graph, run.model.graph),
-        versions={name: version(name) for name in PACKAGES},
+        versions={name: version_of(name) for name in PACKAGES},
     )
     unscored = bench.data.scoring.labelled and job.data.metric is None
     return replace(result, warnings=warnings_of(result, (*bench.data.warnings, *bench.notes), unscored))

@@ -48,6 +48,11 @@ def main() -> None:
             print(f"graphopt --provider {provider}: exit code {found.returncode}: {found.stderr.strip()}")
             if found.returncode != 6 or "cannot run here" not in found.stderr or found.stdout.strip():
                 sys.exit(f"--provider {provider} was not refused")
+        result = Path(folder) / "clean.onnx"
+        found = run(python, "-m", "graphopt", "run", MODEL, "--passes", "cleanup", "-o", result, "--no-time")
+        print(f"graphopt run on the CPU: exit code {found.returncode}")
+        if found.returncode or not result.exists():
+            sys.exit(f"a run on the CPU failed: {found.stderr.strip()}")
 
 
 if __name__ == "__main__":
