@@ -163,6 +163,7 @@ def test_a_product_of_two_constants_reads_no_data():
         helper.make_node("MatMul", ["r", "w2"], ["y"], name="down"),
     ]
     model = build(nodes, weights, [1, 6, 8])
-    data = ArrayDataset({"x": rng.standard_normal((40, 6, 8)).astype(np.float32)}, read_interface(model.serialize()), "a")
+    x = rng.standard_normal((40, 6, 8)).astype(np.float32)
+    data = ArrayDataset({"x": x}, read_interface(model.serialize()), "arrays")
     units = find_units(analyse(model.graph))
     assert macs(units, by_recovery(model, units, Policy(align=1), "macs", 0.8, data)) <= 0.8 * macs(units, None)
