@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 
 from graphopt.adoption import adopt
 from graphopt.errors import GraphoptError, UsageError
-from graphopt.ir import Array, Constant, Node, Shape, Tensor, Variable, constant_node, empty
+from graphopt.ir import Array, Constant, Node, Shape, Tensor, Variable, constant_node, empty, renamed_annotation
 from graphopt.ir import subgraphs as subgraphs
 from graphopt.order import sorted_nodes
 
@@ -225,7 +225,7 @@ class Graph(gs.Graph):  # type: ignore[misc]
             raise GraphoptError(f"cannot rename {tensor.name!r}: {name!r} is taken")
         names[name] = 0
         old, tensor.name = tensor.name, name
-        self.quantization_annotation = [_annotated(a, old, name) for a in self.quantization_annotation]
+        self.quantization_annotation = [renamed_annotation(a, old, name) for a in self.quantization_annotation]
 
     def replace_uses(self, old: Tensor, new: Tensor) -> None:
         """Make every consumer of ``old``, nested graphs and graph outputs included, use ``new``.
@@ -382,19 +382,6 @@ class Graph(gs.Graph):  # type: ignore[misc]
     def copy(self, tensor_map: Any = None) -> NoReturn:
         """Refused: it loses tensor types. Use ``Model.clone``."""
         raise UsageError("Graph.copy loses what the file held; use Model.clone()")
-
-
-def _annotated(annotation: onnx.TensorAnnotation, old: str, new: str) -> onnx.TensorAnnotation:
-    """The annotation with tensor ``old`` called ``new``; itself when it does not speak of ``old``."""
-    entries = annotation.quant_parameter_tensor_names
-    if annotation.tensor_name != old and all(e.value != old for e in entries):
-        return annotation
-    made = onnx.TensorAnnotation()
-    made.CopyFrom(annotation)
-    made.tensor_name = new if made.tensor_name == old else made.tensor_name
-    for entry in made.quant_parameter_tensor_names:
-        entry.value = new if entry.value == old else entry.value
-    return made
 
 
 def _reads(node: Node) -> list[Tensor]:

@@ -303,3 +303,16 @@ def _node_value(node: Node) -> Array | None:
             case "value" | "sparse_value":
                 return None
     raise GraphoptError(f"Constant node {node.name!r} has no value attribute")
+
+
+def renamed_annotation(annotation: onnx.TensorAnnotation, old: str, new: str) -> onnx.TensorAnnotation:
+    """The annotation with tensor ``old`` called ``new``; itself when it does not speak of ``old``."""
+    entries = annotation.quant_parameter_tensor_names
+    if annotation.tensor_name != old and all(e.value != old for e in entries):
+        return annotation
+    made = onnx.TensorAnnotation()
+    made.CopyFrom(annotation)
+    made.tensor_name = new if made.tensor_name == old else made.tensor_name
+    for entry in made.quant_parameter_tensor_names:
+        entry.value = new if entry.value == old else entry.value
+    return made

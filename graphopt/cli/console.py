@@ -40,7 +40,7 @@ class Output:
     def say(self, message: str, style: str = "") -> None:
         """A message on stderr, unless quiet."""
         if self.verbosity >= 0:
-            self.err.print(message, style=style or None, markup=False)
+            self.err.print(message, style=style or None, markup=False, soft_wrap=True)
 
     def warn(self, message: str) -> None:
         """A warning on stderr, quiet or not."""

@@ -10,6 +10,17 @@ import typer
 
 from graphopt.cli import arguments as args
 
+_WHY = {
+    "": "graphopt has no measurement for its runtime. `quantize` goes by the target's rules there, and "
+    "`graphopt bench --runtime openvino` times models in the OpenVINO runtime",
+    "CUDAExecutionProvider": "only ONNX Runtime's CPU provider can. `quantize` goes by the target's rules there; on a "
+    "machine with the GPU, `graphopt bench --provider cuda` times models",
+    "TensorrtExecutionProvider": "only ONNX Runtime's CPU provider can. `quantize` goes by the target's rules there; "
+    "`graphopt check --target tensorrt` asks NVIDIA's builder without a GPU, and on a machine with one "
+    "`graphopt bench --provider tensorrt` times models",
+}
+"""Why a target's latency cannot be measured, and what to do instead, by its provider."""
+
 
 def profile(
     out: Annotated[Path, typer.Option("-o", "--output", help="The profile file to write.", show_default=False)],
@@ -26,8 +37,8 @@ def profile(
     from graphopt.targets.registry import get_target
 
     output = args.output(json, 0, quiet)
-    if get_target(target).provider != "CPUExecutionProvider":
-        raise UnsupportedError(f"only ONNX Runtime's CPU provider can be measured here, not target {target!r}")
+    if (provider := get_target(target).provider) != "CPUExecutionProvider":
+        raise UnsupportedError(f"no profile of target {target!r} can be measured: {_WHY.get(provider, _WHY[''])}")
     if out.exists() and not force:
         raise UsageError(f"{str(out)!r} exists; choose another name or pass --force")
     if not out.resolve().parent.is_dir():

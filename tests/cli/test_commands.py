@@ -229,3 +229,11 @@ def test_a_dry_run_numbers_the_passes_inside_composites(graphopt, net):
     assert [p["number"] for p in first["inner"]][:2] == ["1.1", "1.2"]
     assert found["plan"][1].strip().startswith("1.1 ")
     assert found["plan"] == graphopt("run", net, "--passes", "cleanup,prune", "--dry-run").out.splitlines()
+
+
+def test_a_profile_of_another_target_says_what_to_do_instead(graphopt, tmp_path):
+    for target, words in (("openvino", "--runtime openvino"), ("ort-cuda", "--provider cuda"), ("tensorrt", "check")):
+        done = graphopt("profile", "--target", target, "-o", tmp_path / "p.json")
+        assert done.code == 6
+        assert target in done.err
+        assert words in done.err
