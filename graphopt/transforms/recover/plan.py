@@ -33,6 +33,7 @@ class ReconstructionOptions:
     channel. ``responses``: fit what comes after a layer's activation. ``chains``: fit convolutions in
     a row together. ``keep_zeros``: weights that are zero stay zero; such fits are linear and layer by layer.
     ``limits``: largest magnitude that fitted weights may have, by the name of the weight, broadcast to its shape.
+    ``rows_per_feature``, ``least_rows``, ``most_rows``: rows of a layer to look at, up to four times that where cheap.
     """
 
     match: bool = False
@@ -41,6 +42,8 @@ class ReconstructionOptions:
     threads: int = 1
     max_memory: int = 1 << 30
     rows_per_feature: int = _ROWS_PER_FEATURE
+    least_rows: int = _LEAST_ROWS
+    most_rows: int = _MOST_ROWS
     residual_targets: bool = True
     most_features: int = _MOST_FEATURES
     responses: bool = True
@@ -177,9 +180,9 @@ def _job(
 
 def _rows(groups: int, features: int, options: ReconstructionOptions) -> int:
     """Rows to look at: so many for each feature, and more where that is cheap. Products of few features are slow."""
-    least = min(max(options.rows_per_feature * features, _LEAST_ROWS), _MOST_ROWS)
+    least = min(max(options.rows_per_feature * features, options.least_rows), options.most_rows)
     work = max(features, 1) ** 2 if groups == 1 else groups * features * max(features, _SLOW_FEATURES)
-    affordable = int(min(_ROW_WORK / work, _MORE_ROWS * _MOST_ROWS))
+    affordable = int(min(_ROW_WORK / work, _MORE_ROWS * options.most_rows))
     return max(least, min(_MORE_ROWS * least, affordable))
 
 

@@ -2,7 +2,8 @@
 
 Every family of units gets an order and an error curve by block elimination on the Gram matrices of the layers that
 read it (see ``elimination``). What a family's own error does to the model's outputs is measured at a few widths of each
-family, with everything else intact. The budget is then spent over families by these curves (see ``allocation``).
+family, with everything else intact and the layers behind compensating (see ``probing``). The budget is then spent over
+families by these curves (see ``allocation``); widths chosen away from measured ones are measured in turn.
 """
 
 from __future__ import annotations
@@ -17,22 +18,20 @@ import numpy as np
 from graphopt.analysis.labels import Axis, Frozen
 from graphopt.analysis.statistics import Gram, GramAccumulator, ProgressCallback, Request, collect
 from graphopt.data.feeds import Dataset, count_samples
-from graphopt.ir import Array, Node
+from graphopt.ir import Array
 from graphopt.model import Model
 from graphopt.transforms.prune.keepset import KeepSet
 from graphopt.transforms.prune.selection import Budget, Policy, active_families, width_multiple
 from graphopt.transforms.prune.selection_units import Family, Units
 from graphopt.transforms.recover.allocation import Term, UnitClass, allocate
-from graphopt.transforms.recover.check import OutputJudge, held_back
 from graphopt.transforms.recover.consumers import Reading, find_readings
-from graphopt.transforms.recover.elimination import Consumer, Elimination, compensated, eliminate
-from graphopt.transforms.recover.frontier import Frontier
-from graphopt.transforms.recover.layers import Layer, layers_of, with_limit
+from graphopt.transforms.recover.elimination import Consumer, eliminate
+from graphopt.transforms.recover.layers import Layer, with_limit
 from graphopt.transforms.recover.least_squares import centred
+from graphopt.transforms.recover.probing import Curve, Prober, Reader, fitted_part, near_measured, places_of
 
 _ROWS = 16384
-_PROBE_MACS = 1e10
-_PROBE_SAMPLES = (8, 128)
+_ROUNDS = 4
 
 
 @dataclass(frozen=True)
@@ -40,24 +39,16 @@ class RecoveryOptions:
     """How to select.
 
     ``most_features``: layers with more are not looked at. ``probes``: shares of each family's units at whose removal
-    the error at the outputs is measured (none: take all families alike).
+    the error at the outputs is measured (none: take all families alike). ``refit``: the layers behind compensate
+    before it is measured.
     """
 
     most_features: int = 4608
-    probes: tuple[float, ...] = (0.125, 0.25, 0.5, 0.75)
+    probes: tuple[float, ...] = (0.3, 0.6)
+    refit: bool = True
     batch: int | None = None
     threads: int = 1
     max_memory: int = 1 << 30
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A family with its order of removal; ``errors[j]`` is the error with ``j`` gone, at the outputs if measured."""
-
-    family: Family
-    readers: tuple[tuple[Reading, Consumer, Array], ...]
-    elimination: Elimination
-    errors: Array
 
 
 def by_recovery(
@@ -80,14 +71,9 @@ def by_recovery(
     """
     options = options or RecoveryOptions()
     families = active_families(units, replace(policy, ratio=min(1.0 - keep, policy.max_ratio)))
-    curves = error_curves(model, units, families, dataset, options, progress)
-    terms = cost_terms(units, [c.family for c in curves], kind)
-    if options.probes:
-        curves = measured(model, units, curves, dataset, options)
-    classes = [_unit_class(c, policy) for c in curves]
-    widths = allocate(classes, terms, keep * sum(t.amount for t in terms))
+    curves = error_curves(model, units, families, fitted_part(dataset), options, progress)
     leaves = np.zeros(len(units.family_of), bool)
-    for curve, width in zip(curves, widths, strict=True):
+    for curve, width in _allocate(model, units, curves, policy, kind, keep, dataset, options):
         gone = curve.elimination.order[: len(curve.family) - width]
         leaves[curve.family.classes[gone]] = True
     return KeepSet.removing(units.coupling, leaves)
@@ -116,10 +102,10 @@ def error_curves(
         for reading in readings[family.number]:
             accumulator = grams[requests[reading.layer.weight]]
             assert isinstance(accumulator, GramAccumulator)
-            readers.append(_consumer(reading, accumulator))
+            readers.append(_reader(reading, accumulator))
         if readers:
-            chunk = max(1, len(family) // 64) if max(len(c.gram) for _, c, _ in readers) > 1024 else 1
-            found = eliminate([c for _, c, _ in readers], chunk=chunk, units=len(family))
+            chunk = max(1, len(family) // 64) if max(len(r.consumer.gram) for r in readers) > 1024 else 1
+            found = eliminate([r.consumer for r in readers], chunk=chunk, units=len(family))
             curves.append(Curve(family, tuple(readers), found, found.errors))
     return curves
 
@@ -128,73 +114,56 @@ def _request(layer: Layer, limit: int) -> Request:
     return Request.of(layer.data.name, Gram(with_limit(layer, limit).patches))
 
 
-def _consumer(reading: Reading, accumulator: GramAccumulator) -> tuple[Reading, Consumer, Array]:
-    """The reader as a consumer, and the means of its features."""
+def _reader(reading: Reading, accumulator: GramAccumulator) -> Reader:
     raw = accumulator.matrix[reading.group]
     count = max(accumulator.count, 1)
     gram = (centred(raw) if reading.layer.has_bias else raw[:-1, :-1]) / count
     weights = reading.layer.matrix()[reading.group, :-1]
     scale = max(float((weights * (gram @ weights)).sum()), 1e-30)
     mean = raw[-1, :-1] / count
-    return reading, Consumer(gram, weights, reading.blocks, scale, reading.units), mean
+    return Reader(reading, Consumer(gram, weights, reading.blocks, scale, reading.units), mean, int(accumulator.count))
 
 
 def measured(
     model: Model, units: Units, curves: Sequence[Curve], dataset: Dataset, options: RecoveryOptions
 ) -> list[Curve]:
-    """The curves in terms of the error at the outputs when only that family shrinks, and compensates.
+    """The curves in terms of the error at the outputs when only that family shrinks."""
+    prober = _prober(model, units, curves, dataset, options)
+    return prober.measured(curves, [places_of(c, options.probes) for c in curves])
 
-    Between the widths that are measured the family's own error is scaled by factors that change evenly (on a
-    logarithmic scale); a curve never falls.
-    """
+
+def _prober(model: Model, units: Units, curves: Sequence[Curve], dataset: Dataset, options: RecoveryOptions) -> Prober:
     macs = sum(c.macs() for c in units.coupling.record.costs) or 1.0
-    least, most = _PROBE_SAMPLES
-    held = held_back(dataset)
-    count = int(min(max(least, _PROBE_MACS / macs), most, len(held)))
-    held = held.select(list(range(count)))
-    judge = OutputJudge(model, held, options.batch, options.threads)
-    frontier = Frontier(model, held, options.batch, options.threads, options.max_memory // 2)
-    result = list(curves)
-    order = _by_first_reader(model, curves)
-    for number, index in enumerate(order):
-        curve = curves[index]
-        frontier.advance([r.layer.node for i in order[number:] for r, _, _ in curves[i].readers])
-        rest = frontier.rest()
-        own, width = curve.elimination.errors, len(curve.family)
-        places = sorted({max(1, round(width * share)) for share in options.probes})
-        factors = []
-        for removed in places:
-            seen = judge.error_of_rest(_probe(rest, curve, curve.elimination.order[:removed]), frontier.dataset)
-            factors.append(seen / own[removed] if own[removed] > 0 and np.isfinite(seen) else 1.0)
-        factor = np.exp(np.interp(np.arange(width + 1), places, np.log(np.maximum(factors, 1e-12))))
-        result[index] = replace(curve, errors=np.maximum.accumulate(own * factor))
-    return result
+    count = len(curves) * (len(options.probes) + 1)
+    return Prober(
+        model, dataset, macs, count if options.refit else 0, options.batch, options.threads, options.max_memory
+    )
 
 
-def _by_first_reader(model: Model, curves: Sequence[Curve]) -> list[int]:
-    """Numbers of the curves in the order in which their first readers are computed."""
-    place = {id(n): i for i, n in enumerate(model.graph.nodes)}
-    return sorted(range(len(curves)), key=lambda i: min(place[id(r.layer.node)] for r, _, _ in curves[i].readers))
-
-
-def _probe(model: Model, curve: Curve, removed: Array) -> Model:
-    """A clone whose readers of the family do without the removed units and have compensated."""
-    clone = model.clone()
-    nodes = {_first_output(n): n for n in clone.graph.nodes}
-    for reading, consumer, mean in curve.readers:
-        layers = layers_of(nodes[_first_output(reading.layer.node)])
-        layer = next(lay for lay in layers if lay.half == reading.layer.half)
-        matrix = layer.matrix()
-        weights = compensated(consumer, removed)
-        if layer.has_bias:
-            matrix[reading.group, -1] += mean @ (consumer.weights - weights)
-        matrix[reading.group, :-1] = weights
-        layer.assign(clone.graph, matrix)
-    return clone
-
-
-def _first_output(node: Node) -> str:
-    return next((t.name for t in node.outputs if not t.is_empty()), "")
+def _allocate(
+    model: Model,
+    units: Units,
+    curves: list[Curve],
+    policy: Policy,
+    kind: Budget,
+    keep: float,
+    dataset: Dataset,
+    options: RecoveryOptions,
+) -> list[tuple[Curve, int]]:
+    """A width for each curve. Widths that are chosen away from measured ones are measured, and chosen again."""
+    terms = cost_terms(units, [c.family for c in curves], kind)
+    budget = keep * sum(t.amount for t in terms)
+    prober = _prober(model, units, curves, dataset, options) if options.probes and curves else None
+    if prober is not None:
+        curves = prober.measured(curves, [places_of(c, options.probes) for c in curves])
+    for rest in reversed(range(_ROUNDS)):
+        widths = allocate([_unit_class(c, policy) for c in curves], terms, budget)
+        gone = [len(c.family) - w for c, w in zip(curves, widths, strict=True)]
+        far = [[] if near_measured(c, g) else [g] for c, g in zip(curves, gone, strict=True)]
+        if prober is None or not rest or not any(far):
+            break
+        curves = prober.measured(curves, far)
+    return list(zip(curves, widths, strict=True))
 
 
 def _unit_class(curve: Curve, policy: Policy) -> UnitClass:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -10,6 +12,7 @@ from graphopt.errors import BudgetError
 from graphopt.transforms.prune.selection import Policy, active_families, macs, parameters
 from graphopt.transforms.prune.selection_units import find_units
 from graphopt.transforms.recover.consumers import find_readings
+from graphopt.transforms.recover.probing import Prober, fitted_part
 from graphopt.transforms.recover.selection import (
     RecoveryOptions,
     allowed_widths,
@@ -167,3 +170,59 @@ def test_a_product_of_two_constants_reads_no_data():
     data = ArrayDataset({"x": x}, read_interface(model.serialize()), "arrays")
     units = find_units(analyse(model.graph))
     assert macs(units, by_recovery(model, units, Policy(align=1), "macs", 0.8, data)) <= 0.8 * macs(units, None)
+
+
+def test_fitted_and_held_back_samples_are_apart(samples):
+    from graphopt.transforms.recover.check import held_back
+
+    fitted = [b.feeds["x"] for b in fitted_part(samples)]
+    held = [b.feeds["x"] for b in held_back(samples)]
+    values = [{float(v) for x in part for v in x[:, 0, 0, 0]} for part in (fitted, held)]
+    assert [len(v) for v in values] == [96, 24]
+    assert not values[0] & values[1]
+
+
+def test_what_the_layers_behind_make_good_costs_nothing():
+    """A constant unit, whose reader has no bias to fold it into; the layer behind the reader has one."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "w1": rng.standard_normal((6, 8)),
+        "b1": np.zeros(8),
+        "w2": rng.standard_normal((8, 8)),
+        "w3": rng.standard_normal((8, 3)),
+        "b3": np.zeros(3),
+    }
+    weights["w1"][:, 7], weights["b1"][7] = 0, 0.2
+    nodes = [
+        helper.make_node("Gemm", ["x", "w1", "b1"], ["a"]),
+        helper.make_node("MatMul", ["a", "w2"], ["b"]),
+        helper.make_node("Gemm", ["b", "w3", "b3"], ["y"]),
+    ]
+    chained = build(nodes, weights, ["N", 6])
+    x = np.random.default_rng(1).standard_normal((300, 6)).astype(np.float32)
+    data = ArrayDataset({"x": x}, read_interface(chained.serialize()), "arrays")
+    units, families = families_of(chained, Policy())
+    curves = error_curves(chained, units, families, fitted_part(data), RecoveryOptions())
+    first = next(c for c in curves if c.readers[0].reading.layer.node.op == "MatMul")
+    first = replace(first, elimination=replace(first.elimination, order=np.array([7, *range(7)])))
+    alone, behind = (Prober(chained, data, 1e3, refits, None, 1, 1 << 30).error(first, 1) for refits in (0, 1))
+    assert alone > 1e-4
+    assert behind < 1e-8
+
+
+def test_a_width_that_was_not_measured_is_measured_before_it_is_chosen(model, samples, monkeypatch):
+    seen = []
+    true_error = Prober.error
+
+    def error(self, curve, removed, frontier=None):
+        seen.append((len(curve.family), removed))
+        return true_error(self, curve, removed, frontier)
+
+    monkeypatch.setattr(Prober, "error", error)
+    units, _ = families_of(model, Policy())
+    chosen = by_recovery(model, units, Policy(), "macs", 0.35, samples)
+    assert macs(units, chosen) <= 0.35 * macs(units, None)
+    for family in active_families(units, Policy(ratio=0.65)):
+        gone = int(chosen.removed[family.classes].sum())
+        places = [n for size, n in seen if size == len(family)]
+        assert gone == 0 or min(abs(gone - n) for n in places) <= 1
