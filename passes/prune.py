@@ -296,10 +296,13 @@ class Prune(Pass[PruneOptions]):
             for family in silent:
                 ctx.note(family.name, f"criterion {name} says nothing about this class; l1 ranks it")
             return scores
-        from graphopt.transforms.recover.selection import recovery_scores
+        from graphopt.runtime.blas import blas_threads
+        from graphopt.transforms.recover.selection import RecoveryOptions, recovery_scores
 
         others = score(units, CRITERIA["l1"], self.options.reduction, None, seed)
-        return recovery_scores(model, units, policy, self._data(ctx), others)
+        with blas_threads(1):
+            options = RecoveryOptions(threads=ctx.settings.threads)
+            return recovery_scores(model, units, policy, self._data(ctx), others, options)
 
     def _criterion(self, model: Model, ctx: Context) -> str:
         if self.options.criterion == "auto":
@@ -314,12 +317,15 @@ class Prune(Pass[PruneOptions]):
     def _by_recovery(
         self, model: Model, units: Units, policy: Policy, kind: Budget, share: float, ctx: Context
     ) -> KeepSet:
-        from graphopt.transforms.recover.selection import by_recovery
+        from graphopt.runtime.blas import blas_threads
+        from graphopt.transforms.recover.selection import RecoveryOptions, by_recovery
 
         def progress(state: Progress) -> None:
             ctx.settings.progress("calibrating", state.done, state.total)
 
-        return by_recovery(model, units, policy, kind, share, self._data(ctx), progress=progress)
+        options = RecoveryOptions(threads=ctx.settings.threads)
+        with blas_threads(1):
+            return by_recovery(model, units, policy, kind, share, self._data(ctx), options, progress)
 
     def _policy(self, ctx: Context) -> Policy:
         from graphopt.targets.registry import get_target

@@ -16,7 +16,7 @@ class ReconstructOptions(Options):
     """Options of ``reconstruct``."""
 
     batch: int = option(32, "Rows of calibration data in one run, where the model leaves it open.", ge=1)
-    threads: int | None = option(None, "Threads of ONNX Runtime and linear algebra; by default the run's.", ge=1)
+    threads: int | None = option(None, "Threads of ONNX Runtime; by default the run's. Linear algebra takes one.", ge=1)
     memory: int = option(1024, "Cap on stored reference values and exposed tensors, in MiB.", ge=1)
     method: Literal["least-squares", "match"] = option(
         "least-squares", "match: only mean and standard deviation of each channel, as BatchNorm recalibration does."

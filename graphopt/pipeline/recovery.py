@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 class Recovery:
     """Settings of a recovery. ``memory`` caps stored reference values and exposed tensors, in bytes.
 
-    ``threads``: of ONNX Runtime and linear algebra, by default the run's. ``match``: only match mean and standard
-    deviation of each channel. ``keep_zeros``: weights that are zero stay zero. ``limits``: largest magnitude that
-    fitted weights may have, by the name of the weight. ``touched`` names nodes that a pass changed in other ways than
-    by removing input channels.
+    ``threads``: of ONNX Runtime, by default the run's; linear algebra takes one. ``match``: only match mean and
+    standard deviation of each channel. ``keep_zeros``: weights that are zero stay zero. ``limits``: largest magnitude
+    that fitted weights may have, by the name of the weight. ``touched`` names nodes that a pass changed in other ways
+    than by removing input channels.
     """
 
     batch: int | None = None
@@ -96,7 +96,7 @@ def _reconstruct(model: Model, reference: Model, data: Dataset, ctx: Context, se
     def progress(state: Progress) -> None:
         ctx.settings.progress("calibrating", state.done, state.total)
 
-    with blas_threads(threads):
+    with blas_threads(1):
         return reconstruct(model, reference, data, ctx.origins.of, options, touched=settings.touched, progress=progress)
 
 

@@ -11,6 +11,7 @@ def blas_threads(count: int) -> Iterator[None]:
     """Limit BLAS to ``count`` threads inside the block.
 
     More threads than free cores waste most of their time, and the last bits of a product depend on their number.
+    Calibration takes in one batch while ONNX Runtime runs the next, so that two cores have work with one thread here.
     Only libraries that are loaded can be limited, and scipy brings one of its own: it is loaded here.
     """
     import scipy.linalg  # noqa: F401
