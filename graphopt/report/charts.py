@@ -59,15 +59,19 @@ _BOUNDS = {"compute": "bound by arithmetic", "memory": "bound by memory", "fixed
 
 
 def layer_time_chart(layers: Sequence[LayerTime]) -> str:
-    """Two bars a layer, before and after the run, on one scale, with the ratio and what bounds the layer now."""
-    span, row = _WIDTH - _LABEL - 290, 26
-    longest = max((max(t.before_us, t.after_us) for t in layers), default=1.0) or 1.0
+    """Two bars a layer, before and after the run, on one scale, with the ratio and what bounds the layer now.
+
+    What is no layer (everything else) is told in numbers only, so that its bar does not dwarf the others.
+    """
+    span, row = _WIDTH - _LABEL - 340, 26
+    longest = max((max(t.before_us, t.after_us) for t in layers if t.op), default=1.0) or 1.0
     parts = []
     for index, layer in enumerate(layers):
         y = index * row
         changed = f" ({', '.join(layer.passes)})" if layer.passes else ""
         parts.append(_label(y + 2, layer.name, layer.name + changed))
-        for place, (time, kind) in enumerate(((layer.before_us, "float"), (layer.after_us, "int"))):
+        bars = ((layer.before_us, "float"), (layer.after_us, "int")) if layer.op else ()
+        for place, (time, kind) in enumerate(bars):
             width = max(1.0, span * time / longest)
             top = y + 3 + 9 * place
             parts.append(f'<rect class="bar {kind}" x="{_LABEL}" y="{top}" width="{width:.1f}" height="8" rx="1.5"/>')
@@ -78,7 +82,11 @@ def layer_time_chart(layers: Sequence[LayerTime]) -> str:
 def _time_words(layer: LayerTime) -> str:
     ratio = f" {layer.before_us / layer.after_us:.1f}x" if layer.after_us and layer.before_us else ""
     bound = f"  {_BOUNDS[layer.bound]}" if layer.bound else ""
-    return f"{layer.before_us:.3g} → {layer.after_us:.3g} µs{ratio}{bound}"
+    return f"{_us(layer.before_us)} → {_us(layer.after_us)} µs{ratio}{bound}"
+
+
+def _us(time: float) -> str:
+    return f"{time:,.0f}" if time >= 100 else f"{time:.3g}"
 
 
 def bar_rows(rows: Sequence[tuple[str, float, str, str]], title: str) -> str:

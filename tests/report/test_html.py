@@ -143,3 +143,19 @@ def test_light_and_dark_differ_only_in_colour(tmp_path, browse):
         corners[name] = Image.open(shot).convert("L").getpixel((5, 5))
     assert corners["dark"] < 60
     assert corners["light"] > 200
+
+
+def test_layers_are_drawn_on_their_own_scale_and_named_as_what_they_became():
+    from graphopt.report.charts import layer_chart, layer_time_chart
+    from graphopt.results import LayerChange, LayerTime
+
+    rows = [LayerTime("one", "MatMul", 10.0, 5.0, "fixed"), LayerTime("everything else", "", 1000.0, 900.0)]
+    chart = layer_time_chart(rows)
+    widths = [float(w) for w in re.findall(r'class="bar \w+" x="\d+" y="\d+" width="([\d.]+)"', chart)]
+    assert len(widths) == 2
+    assert widths[0] == pytest.approx(2 * widths[1])
+    assert "1e+03 → 900 µs" in chart or "1,000 → 900 µs" in chart
+    became = layer_chart([LayerChange("one", "MatMul", (4, 8), (4, 8), "int4", 32, 32, "MatMulNBits")])
+    assert "100%  4x8 int4 MatMulNBits" in became
+    gone = layer_chart([LayerChange("one", "MatMul", (4, 8), (), "", 32, 0)])
+    assert "4x8 gone" in gone
