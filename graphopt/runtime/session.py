@@ -50,7 +50,8 @@ class SessionConfig:
     left to another provider. ``base_dir`` is where external data of a model given as bytes lies. Providers that
     compile use ``cache_dir`` for their engines, ``shapes`` for the ranges of free dims, and write the model with its
     engine to ``context_path``; ``provider_options`` win over what follows from these. ``fit_floats`` casts float feeds
-    of another width than the inputs have, for a result whose inputs were cast.
+    of another width than the inputs have, for a result whose inputs were cast. ``weights`` are those that a model given
+    as bytes refers to as external data, by name; they are read where they lie.
     """
 
     provider: str = "cpu"
@@ -66,6 +67,7 @@ class SessionConfig:
     shapes: ShapeProfile = field(default_factory=ShapeProfile)
     context_path: Path | None = None
     fit_floats: bool = False
+    weights: Mapping[str, Array] = field(default_factory=dict)
 
 
 class Session:
@@ -259,6 +261,9 @@ def _options(config: SessionConfig, devices: tuple[Any, ...], settings: Provider
     if config.profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(config.profile_prefix)
+    if config.weights:
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(v) for v in config.weights.values()]
+        options.add_external_initializers(list(config.weights), values)
     if config.optimized_path is not None:
         options.optimized_model_filepath = str(config.optimized_path)
     if devices:

@@ -13,7 +13,7 @@ from graphopt.errors import DataError, UsageError
 from graphopt.graph import Graph
 from graphopt.ir import Array, Tensor, Variable
 from graphopt.model import Model
-from graphopt.runtime.materialize import session_source
+from graphopt.runtime.materialize import session_source, shared_source
 from graphopt.runtime.session import Session, SessionConfig
 
 
@@ -92,6 +92,10 @@ def check_names(model: Model, names: Iterable[str]) -> None:
 @contextmanager
 def session_of(model: Model, threads: int) -> Iterator[Session]:
     """A session on a model of any size."""
+    shared = shared_source(model)
+    if shared is not None:
+        yield Session(shared[0], SessionConfig(threads=threads, weights=shared[1]), name="the model")
+        return
     with session_source(model) as source:
         yield Session(source, SessionConfig(threads=threads), name="the model")
 

@@ -76,7 +76,7 @@ def correct_biases(
             shift = want.mean - have.mean
             noise = want.variance * _RIDGE / max(stats.samples, 1)
             shift = shift * shift**2 / (shift**2 + noise + 1e-30)
-            deviation = np.sqrt(want.variance) + 1e-12
+            deviation = np.sqrt(np.maximum(want.variance, 1e-6 * want.variance.mean())) + 1e-12
             largest[layer.label] = float(np.abs(shift / deviation).max(initial=0.0))
             _shift_bias(quantized, layer, shift)
     return largest

@@ -30,7 +30,6 @@ __all__ = [
     "choose_factors",
     "equalize",
     "equalized",
-    "expected_noise",
     "find_links",
     "find_smoothable",
     "plan_equalization",
@@ -101,12 +100,13 @@ def plan_equalization(
 
 def choose_factors(link: Link, moments: ChannelMomentsAccumulator) -> tuple[Array, float]:
     """Factors of the least expected noise at the outputs of the link's readers, and old noise over new."""
+    readers = [_Reading.of(fold, moments.variance) for fold in link.readers]
     extent = np.maximum(np.maximum(moments.maximum, 0) - np.minimum(moments.minimum, 0), 0)
-    weight = np.max([_largest(r, link.channels) for r in link.readers], axis=0)
+    weight = np.max([r.largest(link.channels) for r in readers], axis=0)
     alive = (extent > 0) & (weight > 0)
     fixed = alive & ~np.isfinite(link.least) if link.least is not None else np.zeros(link.channels, bool)
     factors = np.ones(link.channels)
-    before = best = expected_noise(link, moments, factors)
+    before = best = _expected_noise(readers, moments, factors)
     if alive.sum() < 2:
         return factors, 1.0
     for mixture in _MIXTURES:
@@ -116,13 +116,52 @@ def choose_factors(link: Link, moments: ChannelMomentsAccumulator) -> tuple[Arra
         tried = np.clip(tried, 1 / _SPREAD, _SPREAD)
         if link.least is not None:
             tried = np.where(np.isfinite(link.least), np.maximum(tried, link.least), 1.0)
-        noise = expected_noise(link, moments, tried)
+        noise = _expected_noise(readers, moments, tried)
         if noise < best:
             best, factors = noise, tried
     return factors, before / max(best, 1e-300)
 
 
-def expected_noise(link: Link, moments: ChannelMomentsAccumulator, factors: Array) -> float:
+@dataclass(frozen=True)
+class _Reading:
+    """What counts of a reader's weight, by group, output and input: the largest magnitude over the kernel.
+
+    ``channels`` [groups, inputs] tells the channel of each input, ``squares`` [channels] has the energy of the weights
+    that read each, ``kernel`` is the number of weights an input, and ``signal`` the energy of the reader's outputs,
+    which factors do not change.
+    """
+
+    magnitude: Array
+    channels: Array
+    squares: Array
+    kernel: int
+    signal: float
+
+    @staticmethod
+    def of(fold: Fold, variance: Array) -> _Reading:
+        value = np.abs(fold.value if fold.axis else fold.value.T)
+        rows = value.reshape(*value.shape[:2], -1)
+        groups, inputs = fold.groups, rows.shape[1]
+        channels = (np.arange(groups)[:, None] * inputs + np.arange(inputs)) // fold.inner
+        by_input = np.square(rows, dtype=np.float64).reshape(groups, -1, inputs, rows.shape[2]).sum(axis=(1, 3))
+        squares = np.bincount(channels.reshape(-1), by_input.reshape(-1), len(variance))
+        magnitude = rows.max(axis=2, initial=0.0).reshape(groups, -1, inputs)
+        return _Reading(magnitude, channels, squares, rows.shape[2], float(squares @ variance))
+
+    def largest(self, channels: int) -> Array:
+        """Largest magnitude of the weights that read each channel."""
+        found = np.zeros(channels)
+        np.maximum.at(found, self.channels, self.magnitude.max(axis=1, initial=0.0))
+        return found
+
+    def rounding(self, energy: Array, factors: Array) -> float:
+        """Energy of the noise that rounded weights make, for inputs of that ``energy``."""
+        scaled = self.magnitude * factors[self.channels][:, None].astype(self.magnitude.dtype)
+        steps = np.square(scaled.max(axis=2, initial=0.0) * 2 / _STEPS, dtype=np.float64).sum(axis=1)
+        return float(steps @ energy[self.channels].sum(axis=1)) * self.kernel
+
+
+def _expected_noise(readers: Sequence[_Reading], moments: ChannelMomentsAccumulator, factors: Array) -> float:
     """Noise energy at the readers' outputs as a share of theirs: of the tensor rounded to 8 bits with one scale, and of
     the weights rounded with a scale for each output channel. What rounded weights make of the mean goes into biases.
     """
@@ -130,33 +169,10 @@ def expected_noise(link: Link, moments: ChannelMomentsAccumulator, factors: Arra
     high = np.maximum(moments.maximum / factors, 0).max()
     step = (high - low) / _STEPS
     total = 0.0
-    for reader in link.readers:
-        weight, channel = _rows(reader)
-        scaled = weight * factors[channel][:, :, None]
-        energy = (moments.variance / factors**2)[channel]
-        signal = float((np.square(scaled).sum(axis=2) * energy).sum())
-        largest = np.abs(scaled).max(axis=(1, 2), initial=0.0) * 2 / _STEPS
-        rounding = float((np.square(largest)[:, None] * energy).sum()) * weight.shape[2]
-        total += (float(np.square(scaled).sum()) * step**2 + rounding) / 12 / max(signal, 1e-30)
+    for reader in readers:
+        rounding = reader.rounding(moments.variance / factors**2, factors)
+        total += (float(reader.squares @ factors**2) * step**2 + rounding) / 12 / max(reader.signal, 1e-30)
     return total
-
-
-def _rows(fold: Fold) -> tuple[Array, Array]:
-    """A reader's weight as [outputs, inputs of the group, kernel], and which channel each input is."""
-    value = fold.value.astype(np.float64)
-    if fold.axis == 0:
-        value = value.T
-    rows = value.reshape(*value.shape[:2], -1)
-    group = np.arange(len(rows)) // (len(rows) // fold.groups)
-    return rows, (group[:, None] * rows.shape[1] + np.arange(rows.shape[1])) // fold.inner
-
-
-def _largest(fold: Fold, channels: int) -> Array:
-    """Largest magnitude of the weights that read each channel."""
-    rows, channel = _rows(fold)
-    found = np.zeros(channels)
-    np.maximum.at(found, channel, np.abs(rows).max(axis=2, initial=0.0))
-    return found
 
 
 def equalized(model: Model, evenings: Sequence[Evening]) -> Model:

@@ -36,6 +36,7 @@ def choose_evenings(
         return tried
     if len(offered) == 1 or depth == 0:
         return start
+    del tried
     middle = len(offered) // 2
     for half in (offered[:middle], offered[middle:]):
         start = choose_evenings(start, half, build, better, depth - 1)

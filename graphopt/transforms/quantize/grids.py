@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from graphopt.analysis.statistics import HistogramAccumulator
 from graphopt.ir import Tensor, constant_value, is_constant
 from graphopt.targets.base import Grid, Target
 from graphopt.transforms.quantize.plan import Plan, skip_operands
-from graphopt.transforms.quantize.ranges import Method, QuantParams, Range, find_range, quant_params
+from graphopt.transforms.quantize.ranges import Method, QuantParams, Range, Wish, find_range, quant_params
 from graphopt.transforms.quantize.ranges_transfer import transfer_of
 from graphopt.transforms.quantize.units import Unit
 
@@ -68,11 +68,13 @@ def choose_grids(
     ends: set[int],
     clipping: float = 1.0,
     trained: Mapping[str, QuantParams] | None = None,
+    own: Mapping[str, Wish] | None = None,
 ) -> Grids:
     """Ranges for all quantized tensors; those that an operator only moves around share one.
 
-    ``ends`` holds the ids of graph outputs, which are used as they are; ``clipping``: see ``find_range``. ``trained``:
-    grids that are kept, by tensor name; the widest where tensors share one.
+    ``ends`` holds the ids of graph outputs, which are used as they are; ``clipping``: see ``find_range``; ``own``:
+    what some tensors get instead, by name. ``trained``: grids that are kept, by tensor name; the widest
+    where tensors share one.
     """
     method = "minmax" if grid.int_type.floating else method
     groups = _groups(plan, tensors, histograms)
@@ -85,7 +87,10 @@ def choose_grids(
         known = [histograms[n] for n in members]
         bounds = fixed[0] if fixed and len(members) == len(fixed) else None
         function = transfer_of(nodes[members[0]], ends) if len(members) == 1 else None
-        found = find_range(known, grid, method, bounds, function, clipping)
+        wish = max((own[n] for n in members if n in own), default=Wish(clipping)) if own else Wish(clipping)
+        found = find_range(known, grid, method, bounds, function, wish.clipping)
+        if bounds is None and wish.headroom != 1:
+            found = replace(found, low=found.low * wish.headroom, high=found.high * wish.headroom)
         kept = [trained[n] for n in members if n in trained] if trained else []
         values = max(kept, key=lambda p: p.scale) if kept else quant_params(found.low, found.high, grid)
         for name in members:

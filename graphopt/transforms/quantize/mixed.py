@@ -21,6 +21,8 @@ T = TypeVar("T")
 _PRICES = 24
 _TRIALS = 8
 _ALL = 1e9
+_WORTH_KEEPING = 0.5
+_STEP = 0.01
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,16 @@ class Mix:
 
 @dataclass(frozen=True)
 class Tried(Generic[T]):
-    """A mix that was built and measured: signal to noise at the outputs, and before a Softmax, in dB."""
+    """A mix that was built and measured: signal to noise at the outputs, and before a Softmax, in dB.
+
+    ``changed``: share of decisions that change; see ``decisions``.
+    """
 
     mix: Mix
     built: T
     outputs_db: float
     inner_db: float
+    changed: float = 0.0
 
     @property
     def sqnr_db(self) -> float:
@@ -119,6 +125,17 @@ def best_trade(found: Sequence[Mix], first: Tried[T], attempt: Callable[[Mix], T
             break
         tried.append(attempt(mix))
     return max(zip(scores(), tried, strict=True), key=lambda pair: pair[0])[1]
+
+
+def deciding(found: Sequence[Mix], start: Tried[T], attempt: Callable[[Mix], Tried[T]], allowed: float) -> Tried[T]:
+    """The fastest mix that changes few enough decisions, from ``start`` on; ``start`` when that costs too much."""
+    tried = start
+    for mix in found:
+        if mix.kept < _WORTH_KEEPING or tried.changed <= allowed:
+            break
+        if mix.kept <= tried.mix.kept - _STEP:
+            tried = attempt(mix)
+    return tried if tried.changed <= allowed else start
 
 
 def isotonic(values: Sequence[float]) -> list[float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -24,6 +24,17 @@ _SHRINKS = np.concatenate([np.linspace(1.0, 0.3, 57), np.geomspace(0.28, 0.01, 1
 CLIPPING_WEIGHTS = (1.0, 4.0, 16.0, 64.0, 256.0)
 """How much more an error of clipping may count than one of rounding. Clipping errors of neighbours have one sign and
 add up where rounding errors cancel; how much depends on the model, so the caller tries these on held-back samples."""
+
+
+class Wish(NamedTuple):
+    """How the range of a tensor is to be found: the weight of clipping errors, and by how much it is then widened."""
+
+    clipping: float
+    headroom: float = 1.0
+
+
+WISHES = tuple(Wish(w) for w in CLIPPING_WEIGHTS) + tuple(Wish(1e6, h) for h in (1.0, 1.4, 2.0))
+"""What is tried for single tensors: each weight, nothing clipped that was seen, and room for what was not."""
 
 _ENTROPY_LEVELS = 128
 _SMALLEST_SCALE = 1e-30

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from graphopt.analysis.statistics import Gram, GramAccumulator, Request, collect
 from graphopt.data.feeds import Dataset
@@ -15,22 +16,21 @@ from graphopt.transforms.quantize.run import Run, biased
 from graphopt.transforms.quantize.units import Unit, find_units
 from graphopt.transforms.quantize.weight_grids import weight_scale
 
-_BIAS_BLOCKS = 8
 _POSITIONS = 64
 
 
 def round_weights(run: Run, done: Quantized) -> Quantized | None:
     """The same plan with weights rounded so that each layer's output changes least."""
     config = run.config
-    return run.attempt(run.penalties, round_layers(run.model, run.data, done, config.batch, config.max_memory))
+    features = MAX_FEATURES["best"]
+    rounded = round_layers(run.model, run.data, done, config.batch, config.max_memory, features)
+    return run.attempt(run.penalties, rounded)
 
 
-def settle_biases(run: Run, done: Quantized) -> str:
-    """Take the mean errors of ``done`` out through its biases, in place; a note about it."""
+def settle_biases(run: Run, done: Quantized, layers: Sequence[CorrectedLayer], blocks: int) -> str:
+    """Take the mean errors of ``done`` out through its biases, in place, block by block; a note about it."""
     config: QuantConfig = run.config
-    shifts = correct_biases(
-        run.model, done.model, corrected_layers(done), run.data, _BIAS_BLOCKS, config.batch, config.max_memory
-    )
+    shifts = correct_biases(run.model, done.model, layers, run.data, blocks, config.batch, config.max_memory)
     name, worst = max(shifts.items(), key=lambda i: i[1], default=("", 0.0))
     return (
         f"biases of {len(shifts)} layers corrected; the largest mean error was {worst:.2f} deviations of a channel, "
@@ -39,7 +39,7 @@ def settle_biases(run: Run, done: Quantized) -> str:
 
 
 def round_layers(
-    model: Model, data: Dataset, done: Quantized, batch: int | None, max_memory: int
+    model: Model, data: Dataset, done: Quantized, batch: int | None, max_memory: int, features: int
 ) -> dict[int, Rounded]:
     """Learned rounding for every layer of the plan whose input rows are known and not too wide, by node id."""
     if done.settings.weight.int_type.floating:
@@ -51,7 +51,7 @@ def round_layers(
         if unit.node.id not in units or shape is None or axis is None or not done.settings.weight.per_channel:
             continue
         patches = patches_of(unit.node, shape, _POSITIONS)
-        if patches is not None and math.prod(shape) // shape[axis] <= MAX_FEATURES:
+        if patches is not None and math.prod(shape) // shape[axis] <= features:
             requests[unit.node.id] = (unit, Request.of(unit.node.inputs[0].name, Gram(patches)))
     stats = collect(model, data, [r for _, r in requests.values()], batch=batch, max_memory=max_memory)
     kind, reduced = done.settings.weight.int_type, done.settings.reduced
@@ -68,14 +68,52 @@ def round_layers(
     return found
 
 
-def corrected_layers(done: Quantized) -> list[CorrectedLayer]:
-    """The layers whose bias can take up a mean error."""
-    found = []
-    for unit in done.plan.integer:
-        if unit.node.id not in done.inserted.biases:
+def integer_layers(done: Quantized) -> list[CorrectedLayer]:
+    """The integer layers whose bias can take up a mean error."""
+    return [layer for unit in done.plan.integer if (layer := _integer(done, unit)) is not None]
+
+
+def last_layers(done: Quantized) -> list[CorrectedLayer]:
+    """The last layers with a bias in front of the outputs, integer or float: behind them no other corrects the mean."""
+    graph = done.model.graph
+    units = {biased(u).outputs[0].name: u for u in (*done.plan.integer, *(u for u, _ in done.plan.floating))}
+    units = {n: u for n, u in units.items() if u.rule.kind == "compute" and u.bias is not None}
+    found: dict[str, CorrectedLayer] = {}
+    seen: set[int] = set()
+    queue = list(graph.outputs)
+    while queue:
+        tensor = queue.pop()
+        if id(tensor) in seen:
             continue
-        bias, scale = done.inserted.biases[unit.node.id]
-        axis = 1 if unit.node.op == "Conv" else -1
-        output = biased(unit).outputs[0].name
-        found.append(CorrectedLayer(unit.label, done.outputs[unit.node.id], output, axis, bias, scale))
-    return found
+        seen.add(id(tensor))
+        unit = units.get(tensor.name)
+        layer = None if unit is None else _integer(done, unit) or _floating(done, unit)
+        if layer is not None:
+            found[layer.output] = layer
+        else:
+            queue.extend(t for node in tensor.inputs for t in node.inputs)
+    return list(found.values())
+
+
+def _integer(done: Quantized, unit: Unit) -> CorrectedLayer | None:
+    if unit.node.id not in done.inserted.biases:
+        return None
+    bias, scale = done.inserted.biases[unit.node.id]
+    output = biased(unit).outputs[0].name
+    return CorrectedLayer(unit.label, done.outputs[unit.node.id], output, _axis(unit), bias, scale)
+
+
+def _floating(done: Quantized, unit: Unit) -> CorrectedLayer | None:
+    """A float layer; its bias is taken out of a constant that others may read."""
+    value = None if unit.bias is None else constant_value(unit.bias)
+    if unit.bias is None or value is None or value.dtype != "float32":
+        return None
+    holder, position = unit.bias_add or (unit.node, unit.rule.bias or 0)
+    bias = done.model.graph.new_constant(f"{unit.bias.name}_corrected", value)
+    holder.inputs[position] = bias
+    output = biased(unit).outputs[0].name
+    return CorrectedLayer(unit.label, output, output, _axis(unit), bias, None)
+
+
+def _axis(unit: Unit) -> int:
+    return 1 if unit.node.op == "Conv" else -1

@@ -8,6 +8,7 @@ the mean, and the noise of quantized activations is added to its diagonal.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -16,7 +17,9 @@ from graphopt.ir import Array, Node
 from graphopt.targets.base import IntType
 from graphopt.transforms.quantize.weight_grids import QuantizedWeight, limits
 
-MAX_FEATURES = 4608
+MAX_FEATURES = MappingProxyType({"fast": 1152, "best": 4608})
+"""Inputs of a layer up to which its rounding is learned, by effort: the time grows with their third power."""
+
 _BLOCK = 128
 _DAMPING = 0.01
 _SHRINKS = np.linspace(1.0, 0.5, 26)

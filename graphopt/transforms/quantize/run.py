@@ -10,6 +10,7 @@ from graphopt.analysis.statistics import (
     Histogram,
     HistogramAccumulator,
     Request,
+    Statistics,
     collect,
 )
 from graphopt.data.feeds import DEFAULT_BATCH, Dataset
@@ -19,11 +20,11 @@ from graphopt.targets.base import Target
 from graphopt.targets.profile import Profile
 from graphopt.transforms.quantize.config import QuantConfig, Quantized
 from graphopt.transforms.quantize.equalization import Evening, changed_tensors, equalized, smoothing_nodes
-from graphopt.transforms.quantize.grids import QuantizedTensor, choose_grids, quantized_tensors
+from graphopt.transforms.quantize.grids import Grids, QuantizedTensor, choose_grids, quantized_tensors
 from graphopt.transforms.quantize.insert import Inserter, Settings
 from graphopt.transforms.quantize.plan import Choice, Plan, make_plan
 from graphopt.transforms.quantize.probe import Probe
-from graphopt.transforms.quantize.ranges import CLIPPING_WEIGHTS
+from graphopt.transforms.quantize.ranges import CLIPPING_WEIGHTS, Wish
 from graphopt.transforms.quantize.report import KernelReport, kernel_report
 from graphopt.transforms.quantize.rounding import Rounded
 from graphopt.transforms.quantize.units import Unit, find_units
@@ -39,6 +40,8 @@ class Run:
     Attributes:
         clipping: weight of clipping errors in the choice of ranges.
         moments: of the input channels of layers, by tensor.
+        wishes: what single tensors get instead, by name.
+        rounded: weights that were rounded already, by id of their node.
         penalties: microseconds that count against units on integers, by node id, in the attempts that follow.
     """
 
@@ -55,9 +58,13 @@ class Run:
         self.model, self.data, self.target, self.config = model, data, target, config
         self.settings, self.profile, self.probes = settings, profile, probes
         self.clipping = CLIPPING_WEIGHTS[len(CLIPPING_WEIGHTS) // 2]
+        self.wishes: Mapping[str, Wish] = {}
+        self.rounded: Mapping[int, Rounded] = {}
         self.penalties: Mapping[int, float] = {}
         self._why: dict[int, str] = {}
         self._histograms: dict[str, HistogramAccumulator] = {}
+        self._seen: Mapping[str, HistogramAccumulator] = {}
+        self._rest: tuple[Dataset, ...] = ()
         self.moments: dict[str, ChannelMomentsAccumulator] = {}
 
     @property
@@ -81,11 +88,16 @@ class Run:
         run._why = {n.id: _SMOOTHS for n in smoothing}
         return run
 
-    def on(self, data: Dataset) -> Run:
-        """The same with other calibration data, whose ranges are still to be found; moments need few samples."""
+    def on(self, data: Dataset, rest: Sequence[Dataset] = ()) -> Run:
+        """The same with other calibration data, whose ranges are still to be found; moments need few samples.
+
+        ``rest``: the parts of ``data`` that this run has not seen, where it has seen the others.
+        """
         run = Run(self.model, data, self.target, self.config, self.settings, self.profile, self.probes)
         run.clipping, run.penalties, run._why = self.clipping, self.penalties, dict(self._why)
+        run.wishes, run.rounded = self.wishes, self.rounded
         run.moments = dict(self.moments)
+        run._seen, run._rest = (self._histograms, tuple(rest)) if rest else ({}, ())
         return run
 
     def settled(self, penalties: Mapping[int, float]) -> Quantized | None:
@@ -107,9 +119,7 @@ class Run:
         """The plan alone, for a copy of the model."""
         return self._plan(self.model.clone(), penalties)
 
-    def attempt(
-        self, penalties: Mapping[int, float], rounded: Mapping[int, Rounded] | None = None
-    ) -> Quantized | None:
+    def attempt(self, penalties: Mapping[int, float], rounded: Mapping[int, Rounded] | None = None) -> Quantized | None:
         """Plan, calibrate and insert, on a copy; None when nothing becomes integer."""
         work = self.model.clone()
         plan = self._plan(work, penalties)
@@ -117,16 +127,26 @@ class Run:
             return None
         tensors = quantized_tensors(plan, self.target)
         self._calibrate(work, plan, tensors)
-        grids = choose_grids(
-            plan, tensors, self._histograms, self.settings.activation, self.config.method, _ends(work), self.clipping,
-            self.settings.trained,
-        )  # fmt: skip
+        grids = self._grids(work, plan, tensors, self.wishes)
         outputs = {u.node.id: biased(u).outputs[0].name for u in plan.integer}
         inserter = Inserter(work.graph, self.target, self.settings, grids, self.means)
-        inserted = inserter.insert(plan, tensors, rounded)
+        inserted = inserter.insert(plan, tensors, self.rounded if rounded is None else rounded)
         return Quantized(
             work, plan, grids, tensors, inserted, self.settings, self.probes, outputs, self.target
         )  # fmt: skip
+
+    def grids_at(self, wishes: Iterable[Wish]) -> dict[Wish, Grids]:
+        """The grids of the present plan when all tensors get each of the wishes."""
+        work = self.model.clone()
+        plan = self._plan(work, self.penalties)
+        tensors = quantized_tensors(plan, self.target)
+        self._calibrate(work, plan, tensors)
+        return {w: self._grids(work, plan, tensors, {q.tensor.name: w for q in tensors}) for w in wishes}
+
+    def _grids(self, work: Model, plan: Plan, tensors: Sequence[QuantizedTensor], wishes: Mapping[str, Wish]) -> Grids:
+        grid, method = self.settings.activation, self.config.method
+        ends, trained = _ends(work), self.settings.trained
+        return choose_grids(plan, tensors, self._histograms, grid, method, ends, self.clipping, trained, wishes)
 
     def _plan(self, work: Model, penalties: Mapping[int, float]) -> Plan:
         units = find_units(work.graph, self.target, self.probes)
@@ -143,15 +163,30 @@ class Run:
             for u in plan.integer
             if u.weight is not None and u.node.inputs[0].name not in self.moments
         }
-        histograms = {n: Request.of(n, Histogram()) for n in names}
         moments = {n: Request.of(n, ChannelMoments(axis)) for n, axis in inputs.items()}
-        requests = [*histograms.values(), *moments.values()]
-        if not requests:
-            return
-        batch = self.batch(n for r in requests for n in r.tensors)
-        stats = collect(work, self.data, requests, batch=batch, max_memory=self.config.max_memory)
+        known = [n for n in names if n in self._seen]
+        histograms = {n: Request.of(n, Histogram()) for n in names if n not in self._seen}
+        stats = self._collect(work, self.data, [*histograms.values(), *moments.values()])
         self._histograms |= {n: stats.typed(r, HistogramAccumulator) for n, r in histograms.items()}
         self.moments |= {n: stats.typed(r, ChannelMomentsAccumulator) for n, r in moments.items()}
+        self._widen(work, known)
+
+    def _widen(self, work: Model, names: Sequence[str]) -> None:
+        """Histograms of tensors of which a part of the data was seen before."""
+        requests = {n: Request.of(n, Histogram()) for n in names}
+        for name in names:
+            self._histograms[name] = Histogram().create()
+            self._histograms[name].merge(self._seen[name])
+        for part in self._rest:
+            stats = self._collect(work, part, list(requests.values()))
+            for name, request in requests.items():
+                self._histograms[name].merge(stats.typed(request, HistogramAccumulator))
+
+    def _collect(self, work: Model, data: Dataset, requests: Sequence[Request]) -> Statistics:
+        if not requests:
+            return Statistics({}, 0)
+        batch = self.batch(n for r in requests for n in r.tensors)
+        return collect(work, data, requests, batch=batch, max_memory=self.config.max_memory)
 
     def batch(self, names: Iterable[str]) -> int:
         """Rows a run: as given, or so few that the tensors fill a quarter of the memory and one pass will do."""

@@ -16,6 +16,7 @@ from graphopt.data.feeds import Batch, Dataset
 from graphopt.data.split import split, subsample
 from graphopt.ir import Array, Tensor
 from graphopt.model import Model
+from graphopt.transforms.quantize.decisions import ALLOWED, Margins
 
 HELD_BACK_AT_MOST = 64
 _BATCH = 4
@@ -25,24 +26,38 @@ _FLATTENED = frozenset({"Softmax", "LogSoftmax"})
 
 @dataclass(frozen=True)
 class Parts:
-    """Calibration data in two: ``fit`` finds ranges and factors, ``judge`` decides between models."""
+    """Calibration data in two: ``fit`` finds ranges and factors, ``judge`` decides between models.
+
+    ``few`` is of ``fit``, for trials; ``rest`` is what lies outside ``few``, in parts.
+    """
 
     fit: Dataset
     judge: Dataset
+    few: Dataset
+    rest: tuple[Dataset, ...]
 
 
 def hold_back(data: Dataset) -> Parts:
     """A fifth of the data, at most 64 samples, is held back; a single sample has to serve as both."""
     parts = split(data, _SEED)
-    return Parts(parts.calibration, subsample(parts.scoring, HELD_BACK_AT_MOST, _SEED))
+    fit, judge = parts.calibration, subsample(parts.scoring, HELD_BACK_AT_MOST, _SEED)
+    if parts.shared:
+        return Parts(fit, judge, fit, ())
+    order = np.random.default_rng(_SEED).permutation(len(fit))
+    few, others = (fit.select(sorted(part)) for part in (order[:HELD_BACK_AT_MOST], order[HELD_BACK_AT_MOST:]))
+    return Parts(fit, judge, few, (others, parts.scoring) if len(others) else (parts.scoring,))
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Noise as a share of the signal, of the worst tensor: ``outputs`` as they are, ``inner`` before Softmax."""
+    """Noise as a share of the signal, of the worst tensor: ``outputs`` as they are, ``inner`` before Softmax.
+
+    ``changed``: expected share of decisions that change, where an output is a Softmax; see ``decisions``.
+    """
 
     outputs: float
     inner: float
+    changed: float = 0.0
 
     @property
     def sqnr_db(self) -> float:
@@ -53,6 +68,10 @@ class Verdict:
     def worst_db(self) -> float:
         """The lower of both."""
         return decibel(max(self.outputs, self.inner))
+
+    def good_enough(self, wanted_db: float, decisions: bool) -> bool:
+        """Whether the signal to noise ratio is reached and, if ``decisions`` count, few enough of them change."""
+        return self.worst_db >= wanted_db and not (decisions and self.changed > ALLOWED)
 
     def better_than(self, other: Verdict) -> bool:
         """Whether there is less noise, before Softmax."""
@@ -76,15 +95,21 @@ class Judge:
         """The noise of ``model``, which has the same outputs as the float model."""
         energy: dict[str, float] = {}
         noise: dict[str, float] = {}
+        margins: dict[str, list[Margins]] = {}
+        decided = {m for n, m in self._inner.items() if m != n}
         for wanted, got in zip(self._wanted, self._runs(model), strict=True):
             for name, values in wanted.items():
                 signal, error = _energies(values, got.get(name), name not in self._inner)
                 energy[name] = energy.get(name, 0.0) + signal
                 noise[name] = noise.get(name, 0.0) + error
+                other = got.get(name)
+                if name in decided and other is not None and other.shape == values.shape and values.shape[-1] > 1:
+                    margins.setdefault(name, []).append(Margins.between(values, other))
         share = {n: noise[n] / max(energy[n], 1e-30) for n in energy}
         outer = [share[n] for n in self._inner if n in share]
         inner = [share[m] for n, m in self._inner.items() if m in share]
-        return Verdict(max(outer, default=0.0), max(inner, default=0.0))
+        changed = [Margins.joined(m).changed() for m in margins.values()]
+        return Verdict(max(outer, default=0.0), max(inner, default=0.0), max(changed, default=0.0))
 
     def _runs(self, model: Model) -> Iterator[dict[str, Array]]:
         clone = model.clone()

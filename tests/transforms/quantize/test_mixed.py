@@ -2,7 +2,7 @@
 
 import pytest
 
-from graphopt.transforms.quantize.mixed import Mix, Tried, best_trade, first_good, isotonic, mixes
+from graphopt.transforms.quantize.mixed import Mix, Tried, best_trade, deciding, first_good, isotonic, mixes
 from graphopt.transforms.quantize.plan import Plan
 from graphopt.transforms.quantize.sensitivity import Sensitivity
 
@@ -50,6 +50,24 @@ def test_no_more_is_tried_once_nothing_can_be_better():
     found, attempt, asked = curve([(1.0, 10.0), (0.95, 30.0), (0.9, 33.0), (0.5, 40.0), (0.0, float("inf"))])
     assert best_trade(found, attempt(found[0]), attempt, 30.0).built == 1
     assert asked == [0, 1]
+
+
+def changing(shares):
+    """Mixes that keep these shares of the time saved and change those of the decisions."""
+    found = [Mix({i: 1.0}, kept) for i, (kept, _) in enumerate(shares)]
+    tried = [Tried(m, i, 30.0, 30.0, changed) for i, (m, (_, changed)) in enumerate(zip(found, shares, strict=True))]
+    return found, tried, lambda mix: next(t for t in tried if t.mix is mix)
+
+
+def test_the_fastest_mix_that_changes_few_enough_decisions():
+    found, tried, attempt = changing([(1.0, 0.02), (0.9, 0.01), (0.7, 0.001), (0.6, 0.0), (0.0, 0.0)])
+    assert deciding(found, tried[0], attempt, 0.002).built == 2
+    assert deciding(found, tried[3], attempt, 0.002).built == 3
+
+
+def test_decisions_are_not_worth_most_of_the_saved_time():
+    found, tried, attempt = changing([(1.0, 0.02), (0.9, 0.01), (0.4, 0.001), (0.0, 0.0)])
+    assert deciding(found, tried[1], attempt, 0.002).built == 1
 
 
 class FakeUnit:

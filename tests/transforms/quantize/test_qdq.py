@@ -234,6 +234,32 @@ def test_best_beats_fast_with_four_bits():
     assert sqnr(wanted, best) > sqnr(wanted, fast)
 
 
+def test_ranges_from_parts_are_those_of_all_the_data():
+    """The few samples of the trials are not run again for the final ranges."""
+    data = samples(100)
+    _, done = quantize(two_convs(), data, method="minmax")
+    values = np.concatenate([run(two_convs(), item)[0] for item in data])
+    found = done.grids.ranges["y"]
+    assert (found.low, found.high) == (pytest.approx(values.min()), pytest.approx(values.max()))
+
+
+def test_the_last_layer_takes_the_mean_error_out_though_it_stays_in_float():
+    proto = two_convs(bias=np.zeros(CHANNELS, np.float32))
+    proto.graph.initializer.append(numpy_helper.from_array(np.zeros(CHANNELS, np.float32), "b2"))
+    proto.graph.node[2].input.append("b2")
+    shift = {}
+    for name, fidelity in (("without", 0.0), ("with", 45.0)):
+        result, done = quantize(
+            proto, samples(32), "openvino", fidelity=fidelity, method="percentile", equalize=False,
+            keep_float=lambda node: node.name == "b", force=lambda node: node.name == "a",
+        )  # fmt: skip
+        errors = [run(result, item, False)[0] - run(proto, item)[0] for item in samples(32, seed=9)]
+        shift[name] = float(np.square(np.mean(errors, axis=(0, 1, 3, 4))).sum())
+        assert [u.node.name for u in done.plan.integer if u.rule.kind == "compute"] == ["a"]
+    assert any("biases of 1 layers" in n for n in done.notes)
+    assert shift["with"] < 0.7 * shift["without"]
+
+
 def test_interface_and_names_are_kept():
     proto = two_convs()
     result, _ = quantize(proto, samples())

@@ -32,6 +32,9 @@ def test_the_parts_share_no_sample(count, held):
     parts = hold_back(data(model(), count))
     assert len(parts.judge) == held
     assert not rows(parts.fit) & rows(parts.judge)
+    assert rows(parts.few) <= rows(parts.fit)
+    seen = [*rows(parts.few), *(r for part in parts.rest for r in rows(part))]
+    assert len(seen) == count == len(set(seen))
 
 
 def test_a_single_sample_serves_as_both():
@@ -74,3 +77,13 @@ def test_infinities_count_where_they_differ_and_only_there():
     near = judge.verdict(load(shifted([0.01, -np.inf, 0, 0])))
     assert 0 < near.outputs < 1e-3
     assert judge.verdict(load(shifted([0, 0, 0, 0]))).outputs == float("inf")
+
+
+def test_decisions_count_where_the_output_is_a_softmax():
+    judge = Judge(load(model()), data(model(), 64))
+    worse = judge.verdict(load(model(factor="-1")))
+    assert worse.changed > 0.1
+    assert worse.good_enough(-10, False)
+    assert not worse.good_enough(-10, True)
+    plain = Judge(load(model(tail="Relu")), data(model(), 64))
+    assert plain.verdict(load(model(factor="-1", tail="Relu"))).changed == 0
