@@ -22,12 +22,14 @@ import numpy as np
 
 from graphopt.ir import Array
 from graphopt.transforms.recover.bounded import Box, descend
+from graphopt.transforms.recover.definite import definite_factor
 from graphopt.transforms.recover.least_squares import System
 from graphopt.transforms.recover.responses import Response
 
 _ITERATIONS = 24
 _PATIENCE = 3
 _LEAST_GAIN = 5e-4
+_BLOCK_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,11 @@ def refine(
     ``system`` holds the normal equations of the rows in ``fit`` (or of more of the same kind), ``ridge`` the damping
     relative to their mean diagonal. The bias is fitted like a weight; the others stay inside of ``box``.
     """
-    before = relative_error(held, start, response)
+    held, fit = _prepared(held, response), _prepared(fit, response)
+    before = _relative_error(held, start, response)
     best, after, chosen = start, before, 0
     for iteration, weights in enumerate(_iterates(fit, system, start, response, ridge, box), 1):
-        error = relative_error(held, weights, response)
+        error = _relative_error(held, weights, response)
         if not np.isfinite(error):
             break
         if error < after * (1 - _LEAST_GAIN):
@@ -89,13 +92,33 @@ def advance(
     box: Box | None = None,
 ) -> Array:
     """The weights after a number of iterations; arguments as for ``refine``."""
+    rows = _prepared(rows, response)
     return next(islice(_iterates(rows, system, start, response, ridge, box), iterations - 1, None), start)
 
 
 def relative_error(blocks: Sequence[ResponseRows], weights: Array, response: Response) -> float:
     """Squared error behind the activation over the squared deviations of what should be there."""
+    return _relative_error(_prepared(blocks, response), weights, response)
+
+
+def _relative_error(blocks: Sequence[ResponseRows], weights: Array, response: Response) -> float:
     error = sum(float(np.square(_left(b, weights, response)).sum(dtype=np.float64)) for b in blocks)
-    return error / max(_variance(blocks, response), 1e-30)
+    return error / max(_variance(blocks), 1e-30)
+
+
+def _prepared(blocks: Sequence[ResponseRows], response: Response) -> list[ResponseRows]:
+    """Blocks of a few thousand rows whose targets are those behind the activation."""
+    result: list[ResponseRows] = []
+    waiting: list[ResponseRows] = []
+    for index, block in enumerate(blocks):
+        waiting.append(block)
+        if index == len(blocks) - 1 or sum(b.targets.shape[1] for b in waiting) >= _BLOCK_ROWS:
+            others = [b.other for b in waiting if b.other is not None]
+            targets = response.apply(np.concatenate([b.targets for b in waiting], axis=1))
+            features = np.concatenate([b.features for b in waiting], axis=1)
+            result.append(ResponseRows(features, targets, np.concatenate(others, axis=1) if others else None))
+            waiting = []
+    return result
 
 
 def _iterates(
@@ -123,7 +146,6 @@ class _Solver:
     """Solves (X^T X + r) d = g for each group."""
 
     def __init__(self, system: System, ridge: float) -> None:
-        import scipy.linalg
 
         self._factors = []
         self._grams = []
@@ -132,7 +154,7 @@ class _Solver:
             strength = max(ridge, 1e-6) * max(float(np.trace(gram[:-1, :-1])) / max(size, 1), 1e-12)
             damped = gram + np.diag([*[strength] * size, 1e-6 * max(float(gram[-1, -1]), 1.0)])
             self._grams.append(damped)
-            self._factors.append(scipy.linalg.cho_factor(damped, lower=True, check_finite=False))
+            self._factors.append(definite_factor(damped))
 
     def solve(self, pull: Array) -> Array:
         import scipy.linalg
@@ -147,11 +169,11 @@ class _Solver:
 
 
 def _left(rows: ResponseRows, weights: Array, response: Response) -> Array:
-    """f(targets) - f(outputs), [groups, rows, m]."""
+    """What should be behind the activation less what is there, [groups, rows, m]; of prepared rows."""
     outputs = np.matmul(rows.features, weights.astype(np.float32))
     if rows.other is not None:
         outputs += rows.other
-    left: Array = response.apply(rows.targets) - response.apply(outputs)
+    left: Array = rows.targets - response.apply(outputs)
     return left
 
 
@@ -163,10 +185,10 @@ def _pull(blocks: Sequence[ResponseRows], weights: Array, response: Response) ->
     return np.asarray(total)
 
 
-def _variance(blocks: Sequence[ResponseRows], response: Response) -> float:
-    """Squared deviations of f(targets) from their mean."""
+def _variance(blocks: Sequence[ResponseRows]) -> float:
+    """Squared deviations of prepared targets from their mean."""
     count = sum(b.targets.shape[1] for b in blocks)
-    values = [response.apply(b.targets) for b in blocks]
+    values = [b.targets for b in blocks]
     mean = np.sum([v.sum(axis=1, dtype=np.float64) for v in values], axis=0) / max(count, 1)
     square = sum(float(np.square(v).sum(dtype=np.float64)) for v in values)
     return float(square - np.square(mean).sum() * count)
