@@ -9,24 +9,20 @@ under 0.97 on the wall clock, the processor clock does not contradict it, and a 
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.clean_zoo import ZOO, graphs, read, zoo_module  # noqa: E402
+from benchmarks.zoo import ZOO, Record, graphs, keep, options_of, read, show, zoo_module  # noqa: E402
 from graphopt import load  # noqa: E402
 from graphopt.pipeline import PassManager, Pipeline, Registry  # noqa: E402
 from graphopt.runtime.cpu import cpu_info  # noqa: E402
 from graphopt.runtime.session import Session, SessionConfig  # noqa: E402
 from graphopt.runtime.timing import Contender, TimingPlan, time_models  # noqa: E402
-
-Record = dict[str, Any]
 
 
 def measure(file: str, passes: str, rounds: int) -> Record:
@@ -68,31 +64,20 @@ def table(records: list[Record]) -> str:
 
 def main() -> None:
     """Make records, or a table from them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--match", default="*")
+    parser = options_of(__doc__, "clean_speed.jsonl")
     parser.add_argument("--min-macs", type=float, default=10e6)
-    parser.add_argument("--part", default="1/1")
     parser.add_argument("--passes", default="cleanup")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--records", type=Path, default=ROOT / "build" / "clean_speed.jsonl")
-    parser.add_argument("--merge", type=Path, nargs="+")
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     if not options.merge:
-        options.records.parent.mkdir(parents=True, exist_ok=True)
         index = json.loads((ZOO / "index.json").read_text())
         heavy = {entry["file"] for entry in index if (entry["macs"] or 0) > options.min_macs}
         done = {(r["file"], r["passes"]) for r in read(options.records)}
         for file in (f for f in graphs(options.match, options.part, 0) if f in heavy):
             if (file, options.passes) not in done:
-                with options.records.open("a") as stream:
-                    stream.write(json.dumps(measure(file, options.passes, options.rounds)) + "\n")
+                keep(options.records, measure(file, options.passes, options.rounds))
     records = [r for path in options.merge or [options.records] for r in read(path)]
-    text = table(records) if records else "no records\n"
-    print(text)
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(text)
+    show(table(records) if records else "no records\n", options.out)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,6 @@ are only compared within one file.
 from __future__ import annotations
 
 import argparse
-import fnmatch
-import importlib.util
 import json
 import os
 import select
@@ -26,7 +24,6 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,9 +31,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.clean_table import TOLERANCE, table  # noqa: E402
 from benchmarks.clean_workers import TOOLS, count, difference, outputs_of, write_reference  # noqa: E402
-
-ZOO = Path(os.environ.get("GRAPHOPT_ZOO", ROOT.parent / "shared" / "zoo"))
-Record = dict[str, Any]
+from benchmarks.zoo import ZOO, Record, graphs, keep, options_of, read, show, zoo_module  # noqa: E402
 
 
 class Worker:
@@ -75,16 +70,6 @@ class Worker:
             self._process.kill()
             self._process.wait()
             self._process = None
-
-
-def zoo_module() -> ModuleType:
-    """The zoo's own loader."""
-    spec = importlib.util.spec_from_file_location("zoo_fill", ZOO / "fill.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def measure(file: str, workers: dict[str, Worker], folder: Path) -> Iterable[Record]:
@@ -138,22 +123,8 @@ def _nudged(x: Any, random: Any) -> Any:
     return np.nextafter(x, np.where(random.random(x.shape) < 0.5, -np.inf, np.inf).astype(x.dtype))
 
 
-def graphs(match: str, part: str, large: int) -> list[str]:
-    """The files to clean, smallest first, dealt out so that all parts take about as long."""
-    index = sorted(json.loads((ZOO / "index.json").read_text()), key=lambda entry: entry["params"])
-    chosen = [e["file"] for e in index if fnmatch.fnmatch(e["file"], match) and e["nodes"] > large]
-    number, _, parts = part.partition("/")
-    return chosen[int(number) - 1 :: int(parts)]
-
-
-def read(path: Path) -> list[Record]:
-    """The records of a file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def sweep(options: argparse.Namespace) -> None:
     """Make the records that are missing."""
-    options.records.parent.mkdir(parents=True, exist_ok=True)
     done = {(r["tool"], r["file"]) for r in read(options.records)}
     pythons = {name: sys.executable if name.startswith("graphopt") else options.peers_python for name in TOOLS}
     workers = {name: Worker(name, pythons[name], options.limit) for name in options.tools.split(",")}
@@ -161,32 +132,22 @@ def sweep(options: argparse.Namespace) -> None:
         for file in graphs(options.match, options.part, options.large):
             missing = {name: worker for name, worker in workers.items() if (name, file) not in done}
             for record in measure(file, missing, Path(folder)) if missing else ():
-                with options.records.open("a") as stream:
-                    stream.write(json.dumps(record) + "\n")
+                keep(options.records, record)
     for worker in workers.values():
         worker.stop()
 
 
 def main() -> None:
     """Make records, or a table from them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__, "clean_zoo.jsonl")
     parser.add_argument("--tools", default=",".join(TOOLS[:5]))
-    parser.add_argument("--match", default="*")
     parser.add_argument("--large", type=int, default=0, help="only graphs with more nodes than this")
-    parser.add_argument("--part", default="1/1")
     parser.add_argument("--limit", type=float, default=120, help="seconds for one tool on one graph")
     parser.add_argument("--peers-python", default=sys.executable)
-    parser.add_argument("--records", type=Path, default=ROOT / "build" / "clean_zoo.jsonl")
-    parser.add_argument("--merge", type=Path, nargs="+")
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     if not options.merge:
         sweep(options)
-    text = table([read(path) for path in options.merge or [options.records]])
-    print(text)
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(text)
+    show(table([read(path) for path in options.merge or [options.records]]), options.out)
 
 
 if __name__ == "__main__":
