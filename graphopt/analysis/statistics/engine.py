@@ -26,7 +26,7 @@ from graphopt.model import Model
 
 DEFAULT_MEMORY = 1 << 30
 _ELEMENT_BYTES = 4
-_RUN_BYTES = 10 << 20
+_RUN_BYTES = 7 << 20
 _LEAST_BATCH = 2
 
 A = TypeVar("A", bound=Accumulator)
