@@ -135,7 +135,10 @@ class Chooser:
         verdict = self.judge.verdict(done.model)
         if config.fidelity > 0 and not verdict.good_enough(config.fidelity, not config.strict):
             self._mix(done, verdict)
-        self._doubt()
+        final = self._doubt()
+        if start.better_than(final) and start.good_enough(config.fidelity, not config.strict):
+            run.rounded, run.wishes, run.penalties = {}, {}, {}
+            self.notes.append(f"ranges and rounding as they were at first are better: {_change(final, start)}")
 
     def _rank(self, done: Quantized, verdict: Verdict) -> None:
         """Rank the layers, and find ranges for the noisiest by the noise at the outputs."""
@@ -150,12 +153,12 @@ class Chooser:
         allowed = min(10 ** (-config.fidelity / 10), verdict.inner)
         run.wishes, self.ranking = choose_ranges(alone, self.ranking, grids, Wish(run.clipping), allowed)
 
-    def _doubt(self) -> None:
-        """Keep learned rounding and the single ranges only if they lower the noise of what was chosen."""
+    def _doubt(self) -> Verdict:
+        """Keep learned rounding and the single ranges only if they lower the noise of what was chosen; its noise."""
         run = self.run
         kept = run.settled(run.penalties)
         if kept is None:
-            return
+            return Verdict(0.0, 0.0)
         least = self.judge.verdict(kept.model)
         for name, none, text in (
             ("rounded", dict[int, Rounded](), "learned rounding of {} layers"),
@@ -172,6 +175,7 @@ class Chooser:
                 continue
             setattr(run, name, found)
             self.notes.append(f"{text.format(len(found))}: {_change(verdict, least)}")
+        return least
 
     def _mix(self, done: Quantized, verdict: Verdict) -> None:
         """The mix of integer and float layers that trades best."""
