@@ -111,7 +111,7 @@ class Chooser:
             best = choose_evenings(best, smooth, build, pays, depth)
         if best.evenings:
             self.notes.append(
-                f"channel ranges of {len(best.evenings)} tensors evened out: {start.verdict.sqnr_db:.1f} -> "
+                f"channel ranges of {counted(len(best.evenings), 'tensor')} evened out: {start.verdict.sqnr_db:.1f} -> "
                 f"{best.verdict.sqnr_db:.1f} dB on held-back samples"
             )
         return best.built[0]

@@ -9,6 +9,7 @@ from graphopt.analysis.statistics import Gram, GramAccumulator, Request, collect
 from graphopt.data.feeds import Dataset
 from graphopt.ir import constant_value
 from graphopt.model import Model
+from graphopt.results import counted
 from graphopt.transforms.quantize.bias_correction import CorrectedLayer, correct_biases
 from graphopt.transforms.quantize.config import QuantConfig, Quantized
 from graphopt.transforms.quantize.rounding import MAX_FEATURES, Rounded, patches_of, round_weight
@@ -33,7 +34,7 @@ def settle_biases(run: Run, done: Quantized, layers: Sequence[CorrectedLayer], b
     shifts = correct_biases(run.model, done.model, layers, run.data, blocks, config.batch, config.max_memory)
     name, worst = max(shifts.items(), key=lambda i: i[1], default=("", 0.0))
     return (
-        f"biases of {len(shifts)} layers corrected; the largest mean error was {worst:.2f} deviations of a channel, "
+        f"biases of {counted(len(shifts), 'layer')} corrected; the largest mean error was {worst:.2f} deviations of a channel, "
         f"in {name}"
     )
 
