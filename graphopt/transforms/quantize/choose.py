@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import TypeAlias
 
+from graphopt.results import counted
 from graphopt.transforms.quantize.bias_correction import CorrectedLayer
 from graphopt.transforms.quantize.config import Quantized
 from graphopt.transforms.quantize.decisions import ALLOWED

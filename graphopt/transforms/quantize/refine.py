@@ -34,8 +34,8 @@ def settle_biases(run: Run, done: Quantized, layers: Sequence[CorrectedLayer], b
     shifts = correct_biases(run.model, done.model, layers, run.data, blocks, config.batch, config.max_memory)
     name, worst = max(shifts.items(), key=lambda i: i[1], default=("", 0.0))
     return (
-        f"biases of {counted(len(shifts), 'layer')} corrected; the largest mean error was {worst:.2f} deviations of a channel, "
-        f"in {name}"
+        f"biases of {counted(len(shifts), 'layer')} corrected; the largest mean error was {worst:.2f} deviations "
+        f"of a channel, in {name}"
     )
 
 

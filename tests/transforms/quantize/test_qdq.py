@@ -256,7 +256,7 @@ def test_the_last_layer_takes_the_mean_error_out_though_it_stays_in_float():
         errors = [run(result, item, False)[0] - run(proto, item)[0] for item in samples(32, seed=9)]
         shift[name] = float(np.square(np.mean(errors, axis=(0, 1, 3, 4))).sum())
         assert [u.node.name for u in done.plan.integer if u.rule.kind == "compute"] == ["a"]
-    assert any("biases of 1 layers" in n for n in done.notes)
+    assert any("biases of 1 layer" in n for n in done.notes)
     assert shift["with"] < 0.7 * shift["without"]
 
 
