@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from graphopt.errors import UsageError, ValidationError
+from graphopt.errors import BudgetError, UsageError, ValidationError
 from graphopt.model import Model
 from graphopt.pipeline.context import Context
 from graphopt.pipeline.options import Options, Tunable, option
@@ -318,14 +318,26 @@ class Prune(Pass[PruneOptions]):
         self, model: Model, units: Units, policy: Policy, kind: Budget, share: float, ctx: Context
     ) -> KeepSet:
         from graphopt.runtime.blas import blas_threads
+        from graphopt.transforms.prune.criteria import CRITERIA, score
+        from graphopt.transforms.prune.selection import by_budget
         from graphopt.transforms.recover.selection import RecoveryOptions, by_recovery
 
         def progress(state: Progress) -> None:
             ctx.settings.progress("calibrating", state.done, state.total)
 
         options = RecoveryOptions(threads=ctx.settings.threads)
-        with blas_threads(1):
-            return by_recovery(model, units, policy, kind, share, self._data(ctx), options, progress)
+        try:
+            with blas_threads(1):
+                return by_recovery(model, units, policy, kind, share, self._data(ctx), options, progress)
+        except BudgetError as error:
+            ranks = score(units, CRITERIA["l1"], self.options.reduction, None, int(ctx.rng().integers(1 << 31)))
+            keep = by_budget(units, ranks, policy, kind, share)
+            ctx.warn(
+                None,
+                f"units chosen by l1: among those that layers with constant weights can make up for, {error}. "
+                "Run cleanup before prune if weights are computed from constants",
+            )
+            return keep
 
     def _policy(self, ctx: Context) -> Policy:
         from graphopt.targets.registry import get_target

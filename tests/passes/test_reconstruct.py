@@ -106,3 +106,20 @@ def test_results_repeat_byte_for_byte(model):
     first, _ = optimise(model, "prune:keep_macs=0.5:align=1")
     second, _ = optimise(model, "prune:keep_macs=0.5:align=1")
     assert first.serialize() == second.serialize()
+
+
+def test_a_budget_that_only_unread_layers_can_meet_is_met_by_magnitude(model):
+    """An export that was not folded: the weights behind the first layer are computed from constants."""
+    graph = model.graph
+    for name in ("w2", "w3"):
+        weight = graph.tensors()[name]
+        kept = graph.new_constant(f"{name}_kept", np.array(weight.values))
+        (made,) = graph.add_node("Neg", [kept]).outputs
+        graph.replace_uses(weight, made)
+    graph.sort()
+    changed, run = optimise(model, "prune:keep_macs=0.5:align=1")
+    assert changed.graph.tensors()["w1"].shape[0] < 12
+    assert any(r.kind == "warning" and "Run cleanup" in r.message for r in run.passes[0].remarks)
+    folded, clean = optimise(model, "cleanup,prune:keep_macs=0.5:align=1")
+    assert not any(r.kind == "warning" and "Run cleanup" in r.message for r in clean.passes[-1].remarks)
+    assert error(model, folded) < error(model, changed)

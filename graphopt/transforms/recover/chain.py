@@ -23,6 +23,7 @@ import numpy as np
 
 from graphopt.analysis.statistics import Channels, Window
 from graphopt.ir import Array
+from graphopt.transforms.recover.definite import Factor, definite_factor
 from graphopt.transforms.recover.plan import Job
 from graphopt.transforms.recover.responses import Response
 
@@ -223,7 +224,7 @@ class _Conv:
         self.taps = list(itertools.product(*(range(k) for k in self.window.kernel)))
         self.channels = (matrix.shape[1] - 1) // len(self.taps)
         self.start = self._weights(matrix)
-        self._factors: list[Any] | None = None
+        self._factors: list[Factor] | None = None
 
     def _weights(self, matrix: Array) -> Array:
         groups, _, outputs = matrix.shape
@@ -342,9 +343,7 @@ class _Conv:
 _POINT = Window((), (), (), ())
 
 
-def _factor(gram: Array) -> Any:
-    import scipy.linalg
-
+def _factor(gram: Array) -> Factor:
     size = len(gram) - 1
     strength = _DAMPING * max(float(np.trace(gram[:-1, :-1])) / max(size, 1), 1e-12)
-    return scipy.linalg.cho_factor(gram + np.diag([*[strength] * size, 1e-6]), lower=True, check_finite=False)
+    return definite_factor(gram + np.diag([*[strength] * size, 1e-6]))

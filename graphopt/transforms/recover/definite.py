@@ -7,7 +7,7 @@ import numpy as np
 from graphopt.ir import Array
 
 Factor = tuple[Array, bool]
-_FIRST, _GROWTH = 1e-10, 10.0
+_FIRST, _GROWTH, _LEAST = 1e-10, 10.0, 1e-12
 
 
 def definite_factor(matrix: Array) -> Factor:
@@ -23,7 +23,7 @@ def definite_factor(matrix: Array) -> Factor:
     import scipy.linalg
 
     added = 0.0
-    most = max(float(np.abs(matrix).sum(axis=1).max(initial=0.0)), np.finfo(np.float64).tiny)
+    most = max(float(np.abs(matrix).sum(axis=1).max(initial=0.0)), _LEAST)
     while True:
         try:
             factor, lower = scipy.linalg.cho_factor(

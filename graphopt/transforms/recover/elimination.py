@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphopt.ir import Array
+from graphopt.transforms.recover.definite import definite_factor
 
 DAMPING = 1e-4
 
@@ -107,15 +108,8 @@ class _State:
     def __init__(self, consumer: Consumer, damping: float, units: int) -> None:
         import scipy.linalg
 
-        while True:
-            damped = _damped(consumer.gram, damping)
-            try:
-                factor = scipy.linalg.cho_factor(damped, lower=True, check_finite=False)
-                break
-            except np.linalg.LinAlgError:
-                if damping > 1:
-                    raise
-                damping = max(10 * damping, 1e-6)
+        damped = _damped(consumer.gram, damping)
+        factor = definite_factor(damped)
         self.inverse = scipy.linalg.cho_solve(factor, np.eye(len(damped)), check_finite=False)
         self.weights = consumer.weights.astype(np.float64)
         self.place = np.arange(len(damped))

@@ -15,6 +15,7 @@ import numpy as np
 from graphopt.analysis.statistics import CrossGramAccumulator
 from graphopt.ir import Array
 from graphopt.transforms.recover.bounded import Box, descend
+from graphopt.transforms.recover.definite import definite_factor
 
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
@@ -115,8 +116,7 @@ def _solve_within(damped: Array, left: Array, support: Array | None) -> Array:
     import scipy.linalg
 
     def solved(matrix: Array, sides: Array) -> Array:
-        factor = scipy.linalg.cho_factor(matrix, lower=True, check_finite=False)
-        return np.asarray(scipy.linalg.cho_solve(factor, sides, check_finite=False))
+        return np.asarray(scipy.linalg.cho_solve(definite_factor(matrix), sides, check_finite=False))
 
     if support is None or support.all():
         return solved(damped, left)
