@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -23,6 +24,7 @@ _PERCENTILE = re.compile(r"p(\d+(?:\.\d+)?)")
 _SIGMAS = re.compile(r"(\d+(?:\.\d+)?)sigma")
 _INT8_LEVELS = 127
 _SHRINKS = np.linspace(1.0, 0.2, 81)
+_JUDGED_SAMPLES = 32
 
 Limit: TypeAlias = Callable[[Array], float]
 
@@ -41,6 +43,26 @@ class ClipOptions(Options):
     recover: bool = option(
         True, "With data, fit the layers again: zeros stay zero, and no weight gets over the limit of above=."
     )
+    fidelity: float = option(
+        0.0,
+        "With data, and above=: layers keep their outliers as far as the outputs would otherwise keep less signal to "
+        "noise than so many dB, before the fits (0: all are saturated).",
+    )
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """A weight to clip. ``along``: the axis of its output channels when each gets thresholds of its own."""
+
+    node: Node
+    tensor: Tensor
+    along: int | None
+
+    def values(self) -> Array:
+        """As they are."""
+        values = constant_value(self.tensor)
+        assert values is not None
+        return values
 
 
 class Clip(Pass[ClipOptions]):
@@ -51,7 +73,8 @@ class Clip(Pass[ClipOptions]):
     magnitudes, a number of standard deviations, or (``mse``) where symmetric int8 quantization makes the smallest
     squared error. The shapes stay; ``prune:mode=exact`` afterwards removes what became all zero. With data, what the
     clipping lost is fitted back layer by layer (see ``reconstruct``): zeros stay zero, and saturated weights stay
-    within the limit that they were saturated at.
+    within the limit that they were saturated at. With ``fidelity``, layers whose
+    saturation would cost the outputs more than that keep their outliers.
     """
 
     guarantee = "lossy"
@@ -68,33 +91,57 @@ class Clip(Pass[ClipOptions]):
             raise UsageError("clip: give below= (small weights to zero), above= (outliers), or both")
         low = None if options.below is None else _limit(options.below, options.relative, "below")
         high = None if options.above is None else _limit(options.above, options.relative, "above")
+        weights = list(self._weights(model.graph, ctx))
+        loud = self._loud(model, weights, high, ctx)
         total = zeros = 0
         touched: set[str] = set()
         limits: dict[str, Array] = {}
-        for node, weight, axis in self._weights(model.graph, ctx):
-            before = constant_value(weight)
-            if before is None or not ctx.allow(node, "clip"):
-                continue
-            along = axis if options.per == "channel" else None
-            after = clipped(before, low, high, along)
+        for weight in weights:
+            before, most = weight.values(), None if weight in loud else high
+            after = clipped(before, low, most, weight.along)
             total += after.size
             zeros += int((after == 0).sum())
-            if high is not None:
-                limits[weight.name] = limit_of(before, high, along)
+            if most is not None:
+                limits[weight.tensor.name] = limit_of(before, most, weight.along)
             if np.array_equal(before, after):
                 continue
-            model.graph.set_weight(weight, after)
+            model.graph.set_weight(weight.tensor, after)
             ctx.count("weights changed", int((before != after).sum()))
-            ctx.did(node, _words(before, after))
-            touched.update(n.name for n in weight.outputs)
+            ctx.did(weight.node, _words(before, after))
+            touched.update(n.name for n in weight.tensor.outputs)
         if total:
             ctx.count("sparsity", zeros / total)
         if touched and options.recover and ctx.settings.data is not None:
             recovery = Recovery(keep_zeros=True, limits=limits, touched=frozenset(touched))
             recover(model, ctx.settings.data, ctx, recovery)
 
-    def _weights(self, graph: Graph, ctx: Context) -> Iterator[tuple[Node, Tensor, int]]:
-        """Float weights that the options pick, once each, with the axis of their output channels."""
+    def _loud(self, model: Model, weights: Sequence[_Weight], high: Limit | None, ctx: Context) -> list[_Weight]:
+        """The weights that keep their outliers, as measured on held-back samples."""
+        from graphopt.transforms.quantize.quiet import noisy_parts
+        from graphopt.transforms.recover.check import OutputJudge, held_back
+
+        data, least = ctx.settings.data, self.options.fidelity
+        if data is None or high is None or least <= 0:
+            return []
+        held = held_back(data)
+        held = held.select(list(range(min(len(held), _JUDGED_SAMPLES))))
+        judge = OutputJudge(model, held, threads=ctx.settings.threads)
+
+        def noise(parts: Sequence[int]) -> float:
+            trial = model.clone()
+            tensors = trial.graph.tensors()
+            for weight in (weights[i] for i in parts):
+                saturated = clipped(weight.values(), None, high, weight.along)
+                trial.graph.set_weight(tensors[weight.tensor.name], saturated)
+            return judge.error(trial)
+
+        loud = [weights[i] for i in sorted(noisy_parts(len(weights), noise, 10 ** (-least / 10)))]
+        for weight in loud:
+            ctx.skipped(weight.node, f"outliers stay: with all saturated the outputs keep less than {least:g} dB")
+        return loud
+
+    def _weights(self, graph: Graph, ctx: Context) -> Iterator[_Weight]:
+        """Float weights that the options pick, once each."""
         seen: set[int] = set()
         for node, weight in weighted_nodes(graph):
             value = constant_value(weight)
@@ -104,7 +151,9 @@ class Clip(Pass[ClipOptions]):
             users = list(weight.outputs)
             picked = not self.options.include or any(p.matches(n) for p in self.options.include for n in users)
             if picked and not any(p.matches(n) for p in self.options.exclude for n in users):
-                yield node, weight, output_axis(node, value.ndim)
+                if ctx.allow(node, "clip"):
+                    along = output_axis(node, value.ndim) if self.options.per == "channel" else None
+                    yield _Weight(node, weight, along)
             else:
                 ctx.skipped(node, "not picked by include and exclude")
 

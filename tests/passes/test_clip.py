@@ -149,3 +149,32 @@ def test_saturated_weights_stay_within_their_limit_and_the_next_layer_makes_up()
     assert max(np.abs(w).max() for w in weights) <= 3.0
     assert before > 0.05
     assert after < 1e-3
+
+
+def test_layers_whose_saturation_the_outputs_cannot_bear_keep_their_outliers():
+    """The outlier of the first layer carries the output, that of the second one reads a tensor of zeros."""
+    rng = np.random.default_rng(2)
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N,8] x) => (float[N,6] y)'
+        " { h = MatMul(x, w1) z = Sub(h, h) u = MatMul(z, w2) v = MatMul(h, w3) y = Add(u, v) }"
+    )
+    proto = onnx.parser.parse_model(text)
+    shapes = {"w1": (8, 8), "w2": (8, 6), "w3": (8, 6)}
+    weights = {n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
+    weights["w1"][0, 0] = weights["w2"][0, 0] = 50
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(v, n) for n, v in weights.items())
+    original = load(proto)
+    x = rng.standard_normal((100, 8)).astype(np.float32)
+    data = ArrayDataset({"x": x}, read_interface(original.serialize()), "arrays")
+
+    def tops(fidelity: float) -> tuple[list[float], list[str]]:
+        changed = original.clone()
+        step = Clip(above="5", fidelity=fidelity, recover=False)
+        run = PassManager(Registry(), Settings(data=data)).run(changed, Pipeline((step,)))
+        tensors = changed.graph.tensors()
+        left = [r.message for r in run.passes[0].remarks if "outliers stay" in r.message]
+        return [float(np.abs(constant_value(tensors[n])).max()) for n in ("w1", "w2")], left
+
+    assert tops(20.0)[0] == [50.0, 5.0]
+    assert len(tops(20.0)[1]) == 1
+    assert tops(0.0) == ([5.0, 5.0], [])
