@@ -23,7 +23,10 @@ _NEAREST_SHARE, _NEAREST_AT_LEAST = 0.05, 16
 
 @dataclass(frozen=True)
 class Margins:
-    """Of each decision, the lead of the largest value over the next, and what the noise adds to it; float64 [n]."""
+    """Of each decision, the lead of the largest value over the next, and what the noise adds to it; float64 [n].
+
+    Where all other classes are masked (minus infinity), the lead is infinite and nothing changes the decision.
+    """
 
     lead: Array
     noise: Array
@@ -32,12 +35,15 @@ class Margins:
     def between(wanted: Array, got: Array) -> Margins:
         """Margins of values [..., classes] and of noisy ones; at least two classes."""
         exact = wanted.reshape(-1, wanted.shape[-1]).astype(np.float64)
-        error = got.reshape(exact.shape) - exact
+        with np.errstate(invalid="ignore"):
+            error = got.reshape(exact.shape) - exact
         rows, top = np.arange(len(exact)), exact.argmax(axis=-1)
         others = exact.copy()
         others[rows, top] = -np.inf
         second = others.argmax(axis=-1)
-        return Margins(exact[rows, top] - exact[rows, second], error[rows, top] - error[rows, second])
+        lead = exact[rows, top] - exact[rows, second]
+        with np.errstate(invalid="ignore"):
+            return Margins(lead, np.where(np.isposinf(lead), 0.0, error[rows, top] - error[rows, second]))
 
     @staticmethod
     def joined(parts: Sequence[Margins]) -> Margins:
@@ -47,7 +53,8 @@ class Margins:
     def changed(self) -> float:
         """Expected share of the decisions that change, at most 1."""
         count = len(self.lead)
-        near = np.argsort(self.lead, kind="stable")[: max(_NEAREST_AT_LEAST, round(_NEAREST_SHARE * count))]
+        most = min(max(_NEAREST_AT_LEAST, round(_NEAREST_SHARE * count)), count - int(np.isposinf(self.lead).sum()))
+        near = np.argsort(self.lead, kind="stable")[:most]
         if not len(near):
             return 0.0
         reach = float(self.lead[near[-1]])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -88,7 +89,7 @@ class Judge:
 
     def __init__(self, model: Model, data: Dataset, limit: int | None = None) -> None:
         self._batches: list[Batch] = list(data.iter_batches(_BATCH))[:limit]
-        self._inner = _inner_names(model)
+        self._inner, self._classes = _inner_names(model)
         self._wanted = list(self._runs(model))
 
     def verdict(self, model: Model) -> Verdict:
@@ -96,15 +97,16 @@ class Judge:
         energy: dict[str, float] = {}
         noise: dict[str, float] = {}
         margins: dict[str, list[Margins]] = {}
-        decided = {m for n, m in self._inner.items() if m != n}
         for wanted, got in zip(self._wanted, self._runs(model), strict=True):
             for name, values in wanted.items():
-                signal, error = _energies(values, got.get(name), name not in self._inner)
+                other, classes = got.get(name), self._classes.get(name)
+                if classes is not None and other is not None and other.shape == values.shape:
+                    values, other = classes.rows(values), classes.rows(other)
+                    if values.shape[1] > 1:
+                        margins.setdefault(name, []).append(Margins.between(values, other))
+                signal, error = _energies(values, other, name not in self._inner)
                 energy[name] = energy.get(name, 0.0) + signal
                 noise[name] = noise.get(name, 0.0) + error
-                other = got.get(name)
-                if name in decided and other is not None and other.shape == values.shape and values.shape[-1] > 1:
-                    margins.setdefault(name, []).append(Margins.between(values, other))
         share = {n: noise[n] / max(energy[n], 1e-30) for n in energy}
         outer = [share[n] for n in self._inner if n in share]
         inner = [share[m] for n, m in self._inner.items() if m in share]
@@ -126,14 +128,33 @@ def _found(known: dict[str, Tensor], names: set[str]) -> list[Tensor]:
     return [known[n] for n in sorted(names) if n in known]
 
 
-def _inner_names(model: Model) -> dict[str, str]:
-    """Name of each output to that of the tensor that is judged for it."""
-    found = {}
+@dataclass(frozen=True)
+class _Classes:
+    """Where a Softmax has its classes: on ``axis``, or, before opset 13, on it and all axes behind."""
+
+    axis: int
+    flattened: bool
+
+    def rows(self, values: Array) -> Array:
+        """The values as [decisions, classes]."""
+        axis = self.axis % values.ndim
+        if self.flattened:
+            return values.reshape(prod(values.shape[:axis]), prod(values.shape[axis:]))
+        return np.moveaxis(values, axis, -1).reshape(values.size // max(values.shape[axis], 1), values.shape[axis])
+
+
+def _inner_names(model: Model) -> tuple[dict[str, str], dict[str, _Classes]]:
+    """Name of each output to that of the tensor that is judged for it; the classes of those before a Softmax."""
+    found, classes = {}, {}
+    flattened = model.graph.opset < 13
     for tensor in model.graph.outputs:
+        found[tensor.name] = tensor.name
         maker = tensor.inputs[0] if tensor.inputs else None
-        flattened = maker is not None and not maker.domain and maker.op in _FLATTENED and bool(maker.inputs[0].inputs)
-        found[tensor.name] = maker.inputs[0].name if maker is not None and flattened else tensor.name
-    return found
+        if maker is not None and not maker.domain and maker.op in _FLATTENED and maker.inputs[0].inputs:
+            inner = maker.inputs[0].name
+            found[tensor.name] = inner
+            classes[inner] = _Classes(int(maker.attrs.get("axis", 1 if flattened else -1)), flattened)
+    return found, classes
 
 
 def _energies(wanted: Array, got: Array | None, inner: bool) -> tuple[float, float]:

@@ -43,3 +43,16 @@ def test_runs_are_joined():
     exact, other = values(300), noisy(values(300), 0.02)
     parts = [Margins.between(exact[i : i + 100], other[i : i + 100]) for i in (0, 100, 200)]
     assert Margins.joined(parts).changed() == Margins.between(exact, other).changed()
+
+
+def test_masked_classes_change_nothing():
+    exact = values(300)
+    masked = np.concatenate([exact, np.full((300, 2), -np.inf, np.float32)], axis=1)
+    expected = Margins.between(exact, noisy(exact, 0.02)).changed()
+    got = np.concatenate([noisy(exact, 0.02), np.full((300, 2), -np.inf, np.float32)], axis=1)
+    assert Margins.between(masked, got).changed() == expected > 0
+    alone = np.full((12, CLASSES), -np.inf, np.float32)
+    alone[:, 2] = 1.0
+    assert Margins.between(alone, alone + np.float32(0.1)).changed() == 0
+    mixed = Margins.between(np.concatenate([values(12), alone]), np.concatenate([noisy(values(12), 0.5), alone]))
+    assert 0 < mixed.changed() < 1

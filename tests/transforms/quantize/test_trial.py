@@ -87,3 +87,20 @@ def test_decisions_count_where_the_output_is_a_softmax():
     assert not worse.good_enough(-10, True)
     plain = Judge(load(model(tail="Relu")), data(model(), 64))
     assert plain.verdict(load(model(factor="-1", tail="Relu"))).changed == 0
+
+
+@pytest.mark.parametrize(("opset", "axis"), [(17, "<axis=1>"), (11, "")])
+def test_classes_lie_on_the_axis_of_the_softmax(opset, axis):
+    def classifier(logits):
+        return onnx.parser.parse_model(
+            f"""<ir_version: 8, opset_import: ["": {opset}]>
+            g (float[N,3,1] x) => (float[N,3,1] y) <float[3,1] f = {{{logits}}}>
+            {{ logits = Add(x, f)  y = Softmax{axis}(logits) }}"""
+        )
+
+    kept = classifier("1, 0, -5")
+    zeros = open_data({"x": np.zeros((40, 3, 1), np.float32)}, read_interface(kept.SerializeToString()))
+    judge = Judge(load(kept), zeros)
+    assert judge.verdict(load(kept)).changed == 0
+    assert judge.verdict(load(classifier("1, 2, -5"))).changed > 0.3
+    assert judge.verdict(load(classifier("4, 3, -2"))).inner == pytest.approx(0, abs=1e-10)
