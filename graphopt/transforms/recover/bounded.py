@@ -73,18 +73,20 @@ def descend(gram: Array, cross: Array, start: Array, box: Box) -> Array:
 
 
 def _newton(gram: Array, cross: Array, start: Array, low: Array, high: Array) -> Array:
-    """Weights [n, m] after Newton steps over those inside their bounds; a column stays as it was when none helps."""
-    inverse = np.linalg.inv(gram)
+    """Weights [n, m] after Newton steps over those inside their bounds; a column stays as it was when none helps.
+
+    Where rounding makes a system singular, the steps end.
+    """
     best, least, weights = start, _function(gram, cross, start), start
+    try:
+        inverse = np.linalg.inv(gram)
+    except np.linalg.LinAlgError:
+        return start
     for _ in range(_NEWTON_STEPS):
-        step = inverse @ (cross - gram @ weights)
-        for column, at_bounds in enumerate(((weights <= low) | (weights >= high)).T):
-            fixed = np.flatnonzero(at_bounds)
-            if len(fixed) > len(gram) // 2:
-                step[:, column] = 0.0
-                continue
-            part = np.linalg.solve(inverse[np.ix_(fixed, fixed)], step[fixed, column])
-            step[:, column] -= inverse[:, fixed] @ part
+        try:
+            step = _newton_step(inverse, cross - gram @ weights, (weights <= low) | (weights >= high))
+        except np.linalg.LinAlgError:
+            break
         weights = np.clip(weights + step, low, high)
         values = _function(gram, cross, weights)
         better = values < least
@@ -92,6 +94,18 @@ def _newton(gram: Array, cross: Array, start: Array, low: Array, high: Array) ->
             break
         best, least = np.where(better, weights, best), np.where(better, values, least)
     return best
+
+
+def _newton_step(inverse: Array, left: Array, at_bounds: Array) -> Array:
+    """The step of each column to its minimum over the weights that are not ``at_bounds``."""
+    step = np.asarray(inverse @ left)
+    for column, fixed in enumerate(np.flatnonzero(at) for at in at_bounds.T):
+        if len(fixed) > len(inverse) // 2:
+            step[:, column] = 0.0
+            continue
+        part = np.linalg.solve(inverse[np.ix_(fixed, fixed)], step[fixed, column])
+        step[:, column] -= inverse[:, fixed] @ part
+    return step
 
 
 def _function(gram: Array, cross: Array, weights: Array) -> Array:

@@ -15,7 +15,7 @@ import numpy as np
 from graphopt.analysis.statistics import CrossGramAccumulator
 from graphopt.ir import Array
 from graphopt.transforms.recover.bounded import Box, descend
-from graphopt.transforms.recover.definite import definite_factor
+from graphopt.transforms.recover.definite import definite, definite_factor
 
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
@@ -87,6 +87,8 @@ def solve(
     """
     fitted = start.astype(np.float64)
     damped, left = _normal(system, fitted, ridge, bias)
+    if box is not None:
+        damped = np.stack([definite(matrix)[0] for matrix in damped])
     for group in range(len(fitted)):
         within = None if support is None else support[group, :-1]
         fitted[group, :-1] += _solve_within(damped[group], left[group], within)
@@ -124,10 +126,12 @@ def _solve_within(damped: Array, left: Array, support: Array | None) -> Array:
     full = support.all(axis=0)
     if full.any():
         found[:, full] = solved(damped, left[:, full])
-    for column in np.flatnonzero(~full):
-        free = np.flatnonzero(support[:, column])
+    patterns, pattern_of = np.unique(support[:, ~full], axis=1, return_inverse=True)
+    columns = np.flatnonzero(~full)
+    for number, pattern in enumerate(patterns.T):
+        free, alike = np.flatnonzero(pattern), columns[pattern_of.reshape(-1) == number]
         if len(free):
-            found[free, column] = solved(damped[np.ix_(free, free)], left[free, column])
+            found[np.ix_(free, alike)] = solved(damped[np.ix_(free, free)], left[np.ix_(free, alike)])
     return found
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from graphopt.ir import Array
 from graphopt.transforms.recover.bounded import Box, descend
-from graphopt.transforms.recover.definite import definite_factor
+from graphopt.transforms.recover.definite import definite
 from graphopt.transforms.recover.least_squares import System
 from graphopt.transforms.recover.responses import Response
 
@@ -146,15 +146,15 @@ class _Solver:
     """Solves (X^T X + r) d = g for each group."""
 
     def __init__(self, system: System, ridge: float) -> None:
-
         self._factors = []
         self._grams = []
         for gram in system.gram:
             size = len(gram) - 1
             strength = max(ridge, 1e-6) * max(float(np.trace(gram[:-1, :-1])) / max(size, 1), 1e-12)
             damped = gram + np.diag([*[strength] * size, 1e-6 * max(float(gram[-1, -1]), 1.0)])
-            self._grams.append(damped)
-            self._factors.append(definite_factor(damped))
+            grown, factor = definite(damped)
+            self._grams.append(grown)
+            self._factors.append(factor)
 
     def solve(self, pull: Array) -> Array:
         import scipy.linalg

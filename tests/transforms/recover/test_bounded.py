@@ -7,6 +7,7 @@ import pytest
 from scipy.optimize import lsq_linear
 
 from graphopt.transforms.recover.bounded import Box, descend
+from graphopt.transforms.recover.least_squares import System, solve
 
 
 @pytest.mark.parametrize(("groups", "size", "columns"), [(1, 6, 3), (1, 150, 4), (5, 9, 1), (3, 12, 4)])
@@ -43,3 +44,21 @@ def test_equal_bounds_fix_a_weight():
     start = np.array([[[0.0], [5.0]]])
     box = Box(np.array([[[0.0], [-9.0]]]), np.array([[[0.0], [2.0]]]))
     assert descend(gram, cross, start, box).tolist() == [[[0.0], [2.0]]]
+
+
+@pytest.mark.parametrize("ridge", [1e-6, 1e-1])
+@pytest.mark.parametrize("seed", [189, 259, 273, 291])
+def test_features_that_stand_still_leave_the_weights_inside_their_bounds(seed, ridge):
+    """Their variance is what rounding makes of it, maybe negative; the system may be singular."""
+    rng = np.random.default_rng(seed)
+    size = int(rng.integers(1, 80))
+    rows = np.ones((200, size + 1))
+    mean, spread = 1000 * 10 ** rng.uniform(0, 4), 10 ** rng.uniform(-12, -3)
+    rows[:, :-1] = (mean + spread * rng.standard_normal((200, size))).astype(np.float32)
+    weights = rng.standard_normal((1, size + 1, 3))
+    targets = rows @ weights[0]
+    system = System((rows.T @ rows)[None], (rows.T @ targets)[None], np.square(targets).sum(axis=0)[None])
+    low = np.full((1, size, 3), -0.5)
+    found = solve(system, weights, ridge, True, None, Box(low, -low))
+    assert np.isfinite(found).all()
+    assert np.abs(found[:, :-1]).max() <= 0.5

@@ -45,3 +45,9 @@ def test_units_are_ordered_although_their_variances_are_only_rounding():
     found = eliminate([consumer])
     assert sorted(found.order) == list(range(8))
     assert np.isfinite(found.errors).all()
+
+
+@pytest.mark.parametrize("matrix", [np.full((3, 3), np.nan), np.array([[1.0, np.nan], [np.nan, 1.0]])])
+def test_matrices_with_nan_are_refused(matrix):
+    with pytest.raises(np.linalg.LinAlgError, match="NaN"):
+        definite_factor(matrix)
