@@ -55,7 +55,8 @@ class Reader:
 class Curve:
     """A family with its order of removal; ``errors[j]`` is the error with ``j`` gone, at the outputs if measured.
 
-    ``factors``: by removed units, error at the outputs over the family's own, where it was measured.
+    ``factors``: by removed units, error at the outputs over the family's own, where it was measured. ``direct`` and
+    ``direct_factors``: the same when only the family's readers compensate, not the layers behind.
     """
 
     family: Family
@@ -63,6 +64,14 @@ class Curve:
     elimination: Elimination
     errors: Array
     factors: Mapping[int, float] = field(default_factory=dict)
+    direct: Array | None = None
+    direct_factors: Mapping[int, float] = field(default_factory=dict)
+
+    def between(self, share: float) -> Array:
+        """Errors between ``errors`` (0) and ``direct`` (1), evenly on a logarithmic scale."""
+        if self.direct is None:
+            return self.errors
+        return np.asarray(np.maximum(self.errors, 0) ** (1 - share) * np.maximum(self.direct, 0) ** share)
 
 
 def fitted_part(dataset: Dataset) -> Dataset:
@@ -106,14 +115,28 @@ class Prober:
         order = [i for i in _by_first_reader(self._model, curves) if len(removed[i])]
         for number, index in enumerate(order):
             frontier.advance([r.reading.layer.node for i in order[number:] for r in curves[i].readers])
-            errors = {n: self.error(curves[index], n, frontier) for n in removed[index]}
+            errors = {n: self.errors(curves[index], n, frontier) for n in removed[index]}
             result[index] = _with_errors(curves[index], errors)
         return result
 
-    def error(self, curve: Curve, removed: int, frontier: Frontier | None = None) -> float:
-        """Error at the outputs, relative to their variation, when a family does without its first units to go.
+    def error_of_all(self, curves: Sequence[Curve], removed: Sequence[int]) -> float:
+        """Error at the outputs when every family does without so many units, and all layers compensate."""
+        whole, readers = self._named, set[str]()
+        for curve, count in zip(curves, removed, strict=True):
+            if count:
+                whole = _narrowed(whole, curve, curve.elimination.order[:count], DAMPING)
+                readers.update(_first_output(r.reading.layer.node) for r in curve.readers)
+        touched = frozenset(n.name for n in whole.graph.nodes if _first_output(n) in readers)
+        if self._samples is not None and touched:
+            options = replace(self._options, keep_zeros=True)
+            reconstruct(whole, self._named, self._samples, _Itself, options, touched=touched)
+        return self._judge.error(whole)
 
-        The model is run from the ``frontier`` on, which must lie in front of the family's readers.
+    def errors(self, curve: Curve, removed: int, frontier: Frontier | None = None) -> tuple[float, float]:
+        """Errors at the outputs, relative to their variation, when a family does without its first units to go.
+
+        First when only its readers compensate, then when the layers behind do as well. The model is run from the
+        ``frontier`` on, which must lie in front of the family's readers.
         """
         gone = curve.elimination.order[:removed]
         few = any(r.rows < _FEW_ROWS * len(r.consumer.gram) for r in curve.readers)
@@ -125,13 +148,13 @@ class Prober:
 
         error, damping = min((alone(d), d) for d in (_DAMPINGS if few else _DAMPINGS[:1]))
         if self._samples is None:
-            return error
+            return error, error
         whole = _narrowed(self._named, curve, gone, damping)
         nodes = {_first_output(n): n for n in whole.graph.nodes}
         readers = [nodes[_first_output(r.reading.layer.node)] for r in curve.readers]
         behind = frozenset(n.name for reader in readers for t in reader.outputs for n in t.outputs)
         reconstruct(whole, self._named, self._samples, _Itself, self._options, touched=behind)
-        return min(error, self._judge.error(whole))
+        return error, min(error, self._judge.error(whole))
 
 
 def _narrowed(model: Model, curve: Curve, removed: Array, damping: float) -> Model:
@@ -162,19 +185,26 @@ def _refit_samples(model: Model, dataset: Dataset, macs: float, probes: int) -> 
     return part.select(np.unique(np.linspace(0, len(part) - 1, count).round().astype(int)).tolist())
 
 
-def _with_errors(curve: Curve, errors: Mapping[int, float]) -> Curve:
-    """The curve with more errors at the outputs, by the number of units that are gone.
-
-    Between the widths that are measured the family's own error is scaled by factors that change evenly (on a
-    logarithmic scale); a curve never falls.
-    """
+def _with_errors(curve: Curve, errors: Mapping[int, tuple[float, float]]) -> Curve:
+    """The curve with more errors at the outputs, direct ones first, by the number of units that are gone."""
     own = curve.elimination.errors
-    factors = dict(curve.factors)
-    for count, error in errors.items():
-        factors[count] = max(error / own[count], 1e-12) if own[count] > 0 and np.isfinite(error) else 1.0
+    direct, factors = dict(curve.direct_factors), dict(curve.factors)
+    for count, pair in errors.items():
+        for known, error in zip((direct, factors), pair, strict=True):
+            known[count] = max(error / own[count], 1e-12) if own[count] > 0 and np.isfinite(error) else 1.0
+    return replace(
+        curve, errors=_scaled(own, factors), factors=factors, direct=_scaled(own, direct), direct_factors=direct
+    )
+
+
+def _scaled(own: Array, factors: Mapping[int, float]) -> Array:
+    """A family's own errors in terms of those at the outputs.
+
+    Between the widths that are measured the factors change evenly (on a logarithmic scale); a curve never falls.
+    """
     places = sorted(factors)
     factor = np.exp(np.interp(np.arange(len(own)), places, [np.log(factors[p]) for p in places]))
-    return replace(curve, errors=np.maximum.accumulate(own * factor), factors=factors)
+    return np.asarray(np.maximum.accumulate(own * factor))
 
 
 def _by_first_reader(model: Model, curves: Sequence[Curve]) -> list[int]:

@@ -32,6 +32,7 @@ from graphopt.transforms.recover.probing import Curve, Prober, Reader, fitted_pa
 
 _ROWS = 16384
 _ROUNDS = 4
+_DIRECT_SHARES = (0.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,12 @@ def _allocate(
     dataset: Dataset,
     options: RecoveryOptions,
 ) -> list[tuple[Curve, int]]:
-    """A width for each curve. Widths that are chosen away from measured ones are measured, and chosen again."""
+    """A width for each curve. Widths that are chosen away from measured ones are measured, and chosen again.
+
+    Curves behind which other layers compensated are too low where many layers shrink at once, those of the readers
+    alone too high: of the widths by either, and by what is between, those stay whose error is smallest with everything
+    narrowed and fitted.
+    """
     terms = cost_terms(units, [c.family for c in curves], kind)
     budget = keep * sum(t.amount for t in terms)
     prober = _prober(model, units, curves, dataset, options) if options.probes and curves else None
@@ -158,12 +164,22 @@ def _allocate(
         curves = prober.measured(curves, [places_of(c, options.probes) for c in curves])
     for rest in reversed(range(_ROUNDS)):
         widths = allocate([_unit_class(c, policy) for c in curves], terms, budget)
-        gone = [len(c.family) - w for c, w in zip(curves, widths, strict=True)]
-        far = [[] if near_measured(c, g) else [g] for c, g in zip(curves, gone, strict=True)]
+        far = [[] if near_measured(c, g) else [g] for c, g in zip(curves, _gone(curves, widths), strict=True)]
         if prober is None or not rest or not any(far):
             break
         curves = prober.measured(curves, far)
+    if prober is not None and options.refit:
+        candidates = [widths]
+        for share in _DIRECT_SHARES:
+            between = [_unit_class(replace(c, errors=c.between(share)), policy) for c in curves]
+            candidates.append(allocate(between, terms, budget))
+        if any(c != widths for c in candidates):
+            widths = min(candidates, key=lambda w: prober.error_of_all(curves, _gone(curves, w)))
     return list(zip(curves, widths, strict=True))
+
+
+def _gone(curves: Sequence[Curve], widths: Sequence[int]) -> list[int]:
+    return [len(c.family) - w for c, w in zip(curves, widths, strict=True)]
 
 
 def _unit_class(curve: Curve, policy: Policy) -> UnitClass:

@@ -12,7 +12,7 @@ from graphopt.errors import BudgetError
 from graphopt.transforms.prune.selection import Policy, active_families, macs, parameters
 from graphopt.transforms.prune.selection_units import find_units
 from graphopt.transforms.recover.consumers import find_readings
-from graphopt.transforms.recover.probing import Prober, fitted_part
+from graphopt.transforms.recover.probing import Curve, Prober, fitted_part
 from graphopt.transforms.recover.selection import (
     RecoveryOptions,
     allowed_widths,
@@ -205,20 +205,20 @@ def test_what_the_layers_behind_make_good_costs_nothing():
     curves = error_curves(chained, units, families, fitted_part(data), RecoveryOptions())
     first = next(c for c in curves if c.readers[0].reading.layer.node.op == "MatMul")
     first = replace(first, elimination=replace(first.elimination, order=np.array([7, *range(7)])))
-    alone, behind = (Prober(chained, data, 1e3, refits, None, 1, 1 << 30).error(first, 1) for refits in (0, 1))
+    alone, behind = (Prober(chained, data, 1e3, refits, None, 1, 1 << 30).errors(first, 1)[1] for refits in (0, 1))
     assert alone > 1e-4
     assert behind < 1e-8
 
 
 def test_a_width_that_was_not_measured_is_measured_before_it_is_chosen(model, samples, monkeypatch):
     seen = []
-    true_error = Prober.error
+    true_errors = Prober.errors
 
-    def error(self, curve, removed, frontier=None):
+    def errors(self, curve, removed, frontier=None):
         seen.append((len(curve.family), removed))
-        return true_error(self, curve, removed, frontier)
+        return true_errors(self, curve, removed, frontier)
 
-    monkeypatch.setattr(Prober, "error", error)
+    monkeypatch.setattr(Prober, "errors", errors)
     units, _ = families_of(model, Policy())
     chosen = by_recovery(model, units, Policy(), "macs", 0.35, samples)
     assert macs(units, chosen) <= 0.35 * macs(units, None)
@@ -226,3 +226,37 @@ def test_a_width_that_was_not_measured_is_measured_before_it_is_chosen(model, sa
         gone = int(chosen.removed[family.classes].sum())
         places = [n for size, n in seen if size == len(family)]
         assert gone == 0 or min(abs(gone - n) for n in places) <= 1
+
+
+def test_all_families_together_are_judged_after_every_layer_compensated(model, samples):
+    """The duplicate channel of the first family costs nothing; half of everything costs more than half of one."""
+    units, families = families_of(model, Policy(ratio=0.5))
+    curves = error_curves(model, units, families, samples, RecoveryOptions())
+    prober = Prober(model, samples, 1e3, 2, None, 1, 1 << 30)
+    first = next(i for i, c in enumerate(curves) if len(c.family) == 8)
+
+    def judged(*removed):
+        return prober.error_of_all(curves, removed)
+
+    assert judged(0, 0) == 0
+    assert judged(*(int(i == first) for i in range(2))) < 1e-6
+    half = [len(c.family) // 2 for c in curves]
+    assert judged(*half) > judged(half[0], 0) > 1e-3
+
+
+def test_widths_by_either_curve_compete(model, samples, monkeypatch):
+    """Whichever set of widths is judged better is taken, also when it is not that of the compensated curves."""
+    units, families = families_of(model, Policy())
+    tried = []
+
+    def error_of_all(self, curves, removed):
+        tried.append(tuple(removed))
+        return float(removed[0])
+
+    monkeypatch.setattr(Prober, "error_of_all", error_of_all)
+    true_between = Curve.between
+    monkeypatch.setattr(Curve, "between", lambda c, share: true_between(c, share) * (100 if len(c.family) == 8 else 1))
+    chosen = by_recovery(model, units, Policy(), "macs", 0.5, samples)
+    assert len(set(tried)) > 1
+    (first,) = [f for f in families if f.number == families[0].number]
+    assert int(chosen.removed[first.classes].sum()) == min(t[0] for t in tried)
