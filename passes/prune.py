@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from graphopt.analysis.layers import integer_layers
 from graphopt.errors import BudgetError, UsageError, ValidationError
 from graphopt.model import Model
 from graphopt.pipeline.context import Context
 from graphopt.pipeline.options import Options, Tunable, option
 from graphopt.pipeline.passes import Guarantee, Pass, Requirement
+from graphopt.pipeline.pruning import explain, record_origins
 from graphopt.pipeline.values import Pattern, PatternMap
 
 if TYPE_CHECKING:
@@ -137,8 +139,8 @@ class Prune(Pass[PruneOptions]):
         if keep.empty():
             if shuffled is not None:
                 restore(model.graph, shuffled)
-            _explain(units, keep, ctx)
-            ctx.skipped(None, "nothing to remove")
+            explain(units, keep, ctx)
+            self._nothing(ctx)
             return
         feeds = self._feeds(coupling, ctx) if self.options.verify else {}
         oracle = masking.build(model, coupling, keep) if self.options.verify else None
@@ -146,7 +148,7 @@ class Prune(Pass[PruneOptions]):
         original = model.clone() if exact and self.options.verify else None
         merges = self._merges(units, keep, ctx) if folding is None else []
         report = slicing.apply(keep)
-        _explain(units, keep, ctx)
+        explain(units, keep, ctx)
         for name in dict.fromkeys(report.pinned):
             ctx.note(name, "computed from extents at run time; patched to what it must be")
         if oracle is not None:
@@ -155,7 +157,7 @@ class Prune(Pass[PruneOptions]):
             ctx.count("constants folded into biases", folding.apply(model.graph, keep))
         if original is not None:
             proof.unchanged(original, model, feeds, ctx)
-        _record_origins(coupling, keep, ctx)
+        record_origins(coupling, keep, ctx)
         self._apply_merges(model, merges, keep, ctx)
         self._recover(model, ctx)
         ctx.count("units removed", int(keep.removed[coupling.solution.leaf].sum()))
@@ -196,6 +198,17 @@ class Prune(Pass[PruneOptions]):
         if self.options.recover and self.options.mode != "exact" and data is not None:
             recover(model, data, ctx)
 
+    def _nothing(self, ctx: Context) -> None:
+        if self._amounts() or self.options.mode == "exact" or self.options.replay:
+            ctx.skipped(None, "nothing to remove")
+        else:
+            ctx.warn(None, "nothing was removed: give an amount (ratio=, keep_macs=, ...), or data to recover with")
+
+    def _amounts(self) -> list[str]:
+        """Names of the options that were given to say how much goes."""
+        names = ("ratio", "ratios", "keep_macs", "keep_params", "keep_bytes", "threshold")
+        return [name for name in names if self.options.given(name)]
+
     def _merges(self, units: Units, keep: KeepSet, ctx: Context) -> list[Merge]:
         """Without data: what the readers of the removed units should hold instead."""
         from graphopt.transforms.prune.data_free import plan_merges
@@ -223,10 +236,13 @@ class Prune(Pass[PruneOptions]):
         if options.replay:
             return self._replay(model, units, ctx)
         if options.mode == "exact":
+            if self._amounts():
+                raise UsageError(f"mode=exact removes what changes nothing; leave out {', '.join(self._amounts())}")
             return self._exact(model, units, ctx)
-        amounts = (options.ratio, options.keep_macs, options.keep_params, options.keep_bytes, options.threshold)
-        fixed = _integer_layers(model)
-        if (ctx.settings.data is None or fixed) and not len(options.ratios) and all(a is None for a in amounts):
+        if options.criterion not in ("auto", "recovery"):
+            ctx.criterion(options.criterion)
+        fixed = integer_layers(model.graph)
+        if (ctx.settings.data is None or fixed) and not self._amounts():
             why = f"no amount, and layers of integers ({fixed})" if fixed else "no amount and no calibration data"
             ctx.note(None, f"{why}: only what provably changes nothing is removed")
             return self._exact(model, units, ctx)
@@ -306,7 +322,7 @@ class Prune(Pass[PruneOptions]):
 
     def _criterion(self, model: Model, ctx: Context) -> str:
         if self.options.criterion == "auto":
-            return "l1" if ctx.settings.data is None or _integer_layers(model) else "recovery"
+            return "l1" if ctx.settings.data is None or integer_layers(model.graph) else "recovery"
         return self.options.criterion
 
     def _data(self, ctx: Context) -> Dataset:
@@ -370,42 +386,3 @@ class Prune(Pass[PruneOptions]):
             if batch is not None:
                 return dict(batch.feeds)
         return seeded_feeds(coupling.graph, coupling.facts, ctx.settings.seed)
-
-
-def _integer_layers(model: Model) -> int:
-    """How many weighted layers read integers or Q/DQ, whose weights no least squares can change."""
-    from graphopt.analysis.layers import weighted_nodes
-    from graphopt.analysis.stored_weights import stored_precision
-
-    found = list(weighted_nodes(model.graph))
-    behind = [n for n, _ in found if len(n.inputs) > 1 and any(m.is_op("DequantizeLinear") for m in n.inputs[1].inputs)]
-    return len({id(n) for n in behind} | {id(n) for n, w in found if "int" in stored_precision(n, w)})
-
-
-def _record_origins(coupling: Coupling, keep: KeepSet, ctx: Context) -> None:
-    import numpy as np
-
-    for tensor, axes in coupling.record.axes.items():
-        if tensor.is_empty():
-            continue
-        for place, axis in enumerate(axes):
-            if keep.changed(axis):
-                ctx.origins.cut(tensor.name, place, np.flatnonzero(keep.mask(axis)))
-
-
-def _explain(units: Units, keep: KeepSet, ctx: Context) -> None:
-    """Remarks: what went, class by class, and which node froze the rest."""
-    from graphopt.transforms.prune.inspection import prunable
-
-    for family in units.families:
-        gone = int(keep.removed[family.classes].sum())
-        if gone:
-            ctx.did(family.nodes[0] if family.nodes else None, f"{gone} of {len(family)} units removed")
-    found = prunable(units)
-    ctx.count("prunable share of macs", found.macs_share)
-    for frozen in found.frozen:
-        ctx.skipped(
-            frozen.reason, f"freezes {frozen.axes} weight axes (nodes with {frozen.macs_share:.1%} of the MACs)"
-        )
-    for text in found.without_rule:
-        ctx.skipped(text, "all its axes stay: no rule, control flow, or extents that only the data decides")

@@ -48,6 +48,7 @@ WEIGHTED: Mapping[str, Weighted] = MappingProxyType(
         "QAttention": Weighted(1, "Attention"),
     }
 )
+_INTEGERS = frozenset(f"{sign}int{bits}" for sign in ("", "u") for bits in range(1, 9))
 _CHAIN = 8
 """How many nodes behind a layer may be fused with it, so that only the last of their values is left."""
 _FORMS = ("DequantizeLinear", "Transpose", "Cast", "Identity", "QuantizeLinear")
@@ -79,6 +80,13 @@ def weighted_nodes(graph: Graph) -> Iterator[tuple[Node, Tensor]]:
             if weight is not None:
                 yield node, weight
                 break
+
+
+def integer_layers(graph: Graph) -> int:
+    """How many weighted layers read 8 bits or less, or Q/DQ, whose weights no least squares can change."""
+    found = list(weighted_nodes(graph))
+    behind = [n for n, _ in found if len(n.inputs) > 1 and any(m.is_op("DequantizeLinear") for m in n.inputs[1].inputs)]
+    return len({id(n) for n in behind} | {id(n) for n, w in found if stored_precision(n, w) in _INTEGERS})
 
 
 def behind(tensor: Tensor) -> Tensor | None:

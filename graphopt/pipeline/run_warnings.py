@@ -54,7 +54,7 @@ def _remarked(remarks: Sequence[Remark]) -> list[str]:
 def _outputs(result: RunResult, unscored: bool) -> list[str]:
     if result.accuracy is not None:
         if result.accuracy.drop > 0.02:
-            return [f"{result.accuracy.metric} fell by {result.accuracy.drop:.4f}; recover with data, or remove less"]
+            return [f"{result.accuracy.metric} fell by {result.accuracy.drop:.4f}; remove less, or keep more in float"]
         return []
     found = ["the labels fit no output, so there is no accuracy; --eval can score them"] if unscored else []
     outputs = () if result.comparison is None else result.comparison.outputs

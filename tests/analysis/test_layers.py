@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 
 from graphopt import Model, load
-from graphopt.analysis.layers import layer_changes
+from graphopt.analysis.layers import integer_layers, layer_changes
 
 
 def two_layers(width: int, prefix: str) -> Model:
@@ -38,3 +38,19 @@ def test_a_layer_that_is_gone_has_no_shape():
     changes = layer_changes(two_layers(8, "").graph, after.graph)
     assert changes[1].after == ()
     assert changes[1].kept == 0.0
+
+
+def test_products_of_indices_are_no_integer_layers():
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (int64[N,4] i, float[N,4] x) => (int64[N,2] j, float[N,2] y) {
+        j = MatMul(i, steps)  y = MatMul(x, w) }"""
+    proto = onnx.parser.parse_model(text)
+    for name, dtype in (("steps", np.int64), ("w", np.float32)):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((4, 2), dtype), name))
+    assert integer_layers(load(proto).graph) == 0
+
+
+def test_layers_that_read_bytes_are_integer_layers():
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (uint8[N,4] i) => (int32[N,2] j) { j = MatMulInteger(i, w) }"""
+    proto = onnx.parser.parse_model(text)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((4, 2), np.int8), "w"))
+    assert integer_layers(load(proto).graph) == 1

@@ -187,3 +187,18 @@ def test_in_a_pipeline_only_exact_pruning_may_follow_quantize() -> None:
     with pytest.raises(UsageError, match="move it before quantize_weights"):
         PassManager(registry, Settings()).plan(Pipeline.parse("quantize_weights,prune", registry))
     PassManager(registry, Settings()).plan(Pipeline.parse("quantize_weights,prune:mode=exact", registry))
+
+
+def test_amounts_are_refused_in_exact_mode() -> None:
+    with pytest.raises(GraphoptError, match="leave out ratio"):
+        run(tiny(RESIDUAL), "prune:mode=exact:ratio=0.5")
+
+
+def test_an_unknown_criterion_is_refused_although_nothing_would_be_ranked() -> None:
+    with pytest.raises(GraphoptError, match="foo"):
+        run(tiny(RESIDUAL), "prune:criterion=foo")
+
+
+def test_a_prune_that_had_nothing_to_go_by_warns() -> None:
+    assert any(r.kind == "warning" and "give an amount" in r.message for r in run(tiny(RESIDUAL), "prune").remarks)
+    assert not any(r.kind == "warning" for r in run(tiny(RESIDUAL), "prune:mode=exact").remarks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
+from math import inf, isnan
 
 _TRIALS = 64
 
@@ -18,8 +19,13 @@ def noisy_parts(count: int, noise: Callable[[Sequence[int]], float], allowed: fl
         noise: of the change with only the given parts (sorted, at least one), as a share of the signal.
         trials: calls of ``noise`` after which groups are taken back whole.
     """
+
+    def loudness(parts: Sequence[int]) -> float:
+        found = noise(parts)
+        return inf if isnan(found) else found
+
     everything = tuple(range(count))
-    groups = [(-noise(everything), everything)] if count else []
+    groups = [(-loudness(everything), everything)] if count else []
     used, share = 1, allowed
     kept = {i for _, group in groups for i in group}
     while groups and -groups[0][0] > 0:
@@ -30,7 +36,7 @@ def noisy_parts(count: int, noise: Callable[[Sequence[int]], float], allowed: fl
                 continue
             middle = len(group) // 2
             for half in (group[:middle], group[middle:]):
-                heapq.heappush(groups, (-noise(half), half))
+                heapq.heappush(groups, (-loudness(half), half))
             used += 2
         if not kept or noise(sorted(kept)) <= allowed:
             break

@@ -48,3 +48,7 @@ def test_when_trials_run_out_groups_go_whole():
     taken = noisy_parts(1000, noise, 0.5, trials=10)
     assert len(calls) < 30
     assert len(taken) == 1000
+
+
+def test_a_part_whose_noise_is_no_number_is_taken_back():
+    assert noisy_parts(4, lambda parts: float("nan") if 2 in parts else 0.0, 0.1) == {2}
