@@ -50,6 +50,8 @@ def compare(
 
     if html is not None and html.exists() and not force:
         raise UsageError(f"{str(html)!r} exists; --force overwrites it")
+    if manifest is not None and not tensors:
+        raise UsageError("--manifest says how inner tensors are compared; leave out --no-tensors")
     files = model_file(first), model_file(second)
     config = SessionConfig(provider or "cpu", threads, "all" if optimize else "off", fit_floats=True)
     feeding = Feeding(data, args.parse_dims(dim), batch, samples, preprocess, seed)

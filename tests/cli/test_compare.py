@@ -83,3 +83,9 @@ def test_kept_channels_are_compared_through_the_manifest(graphopt, net, data, tm
     wrong = graphopt("compare", out, out, "--data", data, "--manifest", keep)
     assert wrong.code == 2
     assert "the manifest" in wrong.err
+
+
+def test_a_manifest_needs_inner_tensors(graphopt, net, tmp_path):
+    done = graphopt("compare", net, net, "--manifest", tmp_path / "m.json", "--no-tensors")
+    assert done.code == 2
+    assert "--no-tensors" in done.err
