@@ -7,7 +7,7 @@ cost, each class in turn takes the width that minimises error + price * cost, un
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -128,31 +128,3 @@ def _spend_rest(classes: Sequence[UnitClass], costs: _Costs, widths: list[int], 
         if best is None:
             return widths
         widths[best[1]] = best[2]
-
-
-def aligned_widths(full: int, multiple: int, least: int = 1, narrow: int = 8) -> Array:
-    """Widths from ``least`` to ``full`` that are multiples of ``multiple``; any width for a narrow class.
-
-    A class under ``narrow`` times the multiple is narrow. ``full`` itself is always allowed.
-    """
-    if multiple <= 1 or full < narrow * multiple:
-        return np.arange(max(least, 1), full + 1)
-    widths = np.arange(multiple, full + 1, multiple)
-    return np.unique(np.append(widths[widths >= least], full))
-
-
-def probe_weights(
-    curves: Mapping[int, tuple[Array, Array]], share: float, measure: Callable[[int, int], float]
-) -> dict[int, float]:
-    """How much one unit of a class's own error matters at the model's output.
-
-    ``curves`` maps a class to (widths, errors). ``measure(class, width)`` gives the error at the output when only that
-    class is pruned to the width (and compensated); the weight is that error over the class's own at this width, which
-    is the one nearest to ``share`` of the full width. The database of OBC's budgets, with one entry a class.
-    """
-    weights: dict[int, float] = {}
-    for index, (widths, errors) in curves.items():
-        at = int(np.argmin(np.abs(widths - share * widths[-1])))
-        own = float(errors[at])
-        weights[index] = measure(index, int(widths[at])) / own if own > 0 else 0.0
-    return weights

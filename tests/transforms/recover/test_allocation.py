@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from graphopt.errors import BudgetError
-from graphopt.transforms.recover.allocation import Term, UnitClass, aligned_widths, allocate, probe_weights
+from graphopt.transforms.recover.allocation import Term, UnitClass, allocate
 
 
 def curve(full, steepness, step=1):
@@ -49,17 +49,3 @@ def test_impossible_budget_names_the_least():
 def test_squared_class():
     found = allocate([curve(100, 1.0)], [Term(1.0, (0, 0))], 0.25)
     assert found == [50]
-
-
-@pytest.mark.parametrize(
-    ("full", "multiple", "least", "wanted"),
-    [(64, 16, 1, range(1, 65)), (128, 16, 20, [32, 48, 64, 80, 96, 112, 128]), (130, 16, 100, [112, 128, 130])],
-)
-def test_aligned_widths(full, multiple, least, wanted):
-    assert list(aligned_widths(full, multiple, least)) == list(wanted)
-
-
-def test_probe_weights_are_ratios():
-    curves = {0: (np.array([2, 4, 8]), np.array([0.5, 0.1, 0.0])), 1: (np.array([1, 2]), np.array([0.0, 0.0]))}
-    found = probe_weights(curves, 0.5, lambda index, width: 0.3 if (index, width) == (0, 4) else 9.0)
-    assert found == {0: pytest.approx(3.0), 1: 0.0}
