@@ -61,14 +61,21 @@ def test_ocr_quantized_reads_the_same(ocr, tmp_path):
 
 @pytest.mark.slow
 def test_ocr_through_the_whole_pipeline(ocr, tmp_path):
-    """Some minutes. Without ``fidelity`` the saturation costs this model half of its lines."""
+    model, images, _ = ocr
+    out = tmp_path / "small.onnx"
+    result = run(model, out, tmp_path / "calib.npz", tmp_path / "score.npz")
+    assert result.output.bytes < 0.45 * result.input.bytes
+    agreement = np.mean([a == b for a, b in zip(read(out, images), read(model, images), strict=True)])
+    assert agreement > 0.6
+
+
+@pytest.mark.slow
+def test_ocr_with_a_least_fidelity_of_clipping_reads_the_same(ocr, tmp_path):
     model, images, _ = ocr
     out = tmp_path / "small.onnx"
     passes = PASSES.replace("p99.99", "p99.99:fidelity=20")
-    result = run(model, out, tmp_path / "calib.npz", tmp_path / "score.npz", passes)
-    assert result.output.bytes < 0.55 * result.input.bytes
-    agreement = np.mean([a == b for a, b in zip(read(out, images), read(model, images), strict=True)])
-    assert agreement > 0.9
+    run(model, out, tmp_path / "calib.npz", tmp_path / "score.npz", passes)
+    assert np.mean([a == b for a, b in zip(read(out, images), read(model, images), strict=True)]) > 0.9
 
 
 def test_magika_through_the_whole_pipeline(tmp_path):
