@@ -47,6 +47,7 @@ class ClipOptions(Options):
         0.0,
         "With data, and above=: layers keep their outliers as far as the outputs would otherwise keep less signal to "
         "noise than so many dB, before the fits (0: all are saturated).",
+        ge=0,
     )
 
 
@@ -89,6 +90,8 @@ class Clip(Pass[ClipOptions]):
         options = self.options
         if options.below is None and options.above is None:
             raise UsageError("clip: give below= (small weights to zero), above= (outliers), or both")
+        if options.fidelity and options.above is None:
+            raise UsageError("clip: fidelity= says which layers keep the outliers that above= saturates; give above=")
         low = None if options.below is None else _limit(options.below, options.relative, "below")
         high = None if options.above is None else _limit(options.above, options.relative, "above")
         weights = list(self._weights(model.graph, ctx))
@@ -121,7 +124,10 @@ class Clip(Pass[ClipOptions]):
         from graphopt.transforms.recover.check import OutputJudge, held_back
 
         data, least = ctx.settings.data, self.options.fidelity
-        if data is None or high is None or least <= 0:
+        if high is None or least == 0:
+            return []
+        if data is None:
+            ctx.warn(None, f"fidelity={least:g} needs data to be measured on (--data); all outliers are saturated")
             return []
         held = held_back(data)
         held = held.select(list(range(min(len(held), _JUDGED_SAMPLES))))

@@ -92,7 +92,10 @@ def test_best_limit_balances_a_lone_outlier_against_rounding():
     assert best_int8_limit(np.zeros(3, np.float32)) == 0.0
 
 
-@pytest.mark.parametrize("options", [{}, {"below": "x"}, {"below": "-1"}, {"above": "p101"}, {"below": "3sigma"}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"below": "x"}, {"below": "-1"}, {"above": "p101"}, {"below": "3sigma"}, {"below": "0.1", "fidelity": 20.0}],
+)
 def test_wrong_options(options):
     with pytest.raises(UsageError, match="clip"):
         clip(**options)
@@ -178,3 +181,10 @@ def test_layers_whose_saturation_the_outputs_cannot_bear_keep_their_outliers():
     assert tops(20.0)[0] == [50.0, 5.0]
     assert len(tops(20.0)[1]) == 1
     assert tops(0.0) == ([5.0, 5.0], [])
+
+
+def test_a_fidelity_that_cannot_be_measured_is_told():
+    changed = model()
+    run = PassManager(Registry(), Settings()).run(changed, Pipeline((Clip(above="0.4", fidelity=20.0),)))
+    assert any(r.kind == "warning" and "--data" in r.message for r in run.passes[0].remarks)
+    assert np.abs(constant_value(changed.graph.nodes[-1].inputs[1])).max() <= np.float32(0.4)
